@@ -1,0 +1,157 @@
+"""Training: read arguments, merge YAML files, build model, data and trainer, fit.
+
+    python main.py --name default --base configs/train.yaml --train --gpus 0,1,2,3,4,5,6,7
+
+The run lives in ``logs/{config}_{name}``; the same command again goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ldm.training.callbacks import ImageLogger  # noqa: F401  configs name main.ImageLogger
+from ldm.training.data import DataModuleFromConfig  # noqa: F401  configs name main.DataModuleFromConfig
+from ldm.util import UserError, instantiate_from_config, run_main
+
+OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line; ``nested.key=value`` words, wherever they stand, are kept as `overrides`."""
+    argv = sys.argv[1:] if argv is None else argv
+    overrides = [word for word in argv if OVERRIDE.match(word)]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("-n", "--name", default="", help="name of the run")
+    add("-b", "--base", nargs="*", default=[], metavar="YAML", help="config files, merged from left to right")
+    add("-r", "--resume", default="", help="run folder or checkpoint to go on from")
+    add("-t", "--train", nargs="?", const=True, default=False, type=_boolean, help="train (default: false)")
+    add("--no-test", nargs="?", const=True, default=False, type=_boolean, help="no test after training")
+    add(
+        "-d",
+        "--debug",
+        nargs="?",
+        const=True,
+        default=False,
+        type=_boolean,
+        help="run one batch of each kind",
+    )
+    add("-s", "--seed", type=int, default=23, help="seed of everything random (default: %(default)s)")
+    add("-p", "--project", default="", help="name of the project folder under the log folder")
+    add("-f", "--postfix", default="", help="added to the run's name")
+    add("-l", "--logdir", default="logs", help="where runs are kept (default: %(default)s)")
+    add("--scale_lr", nargs="?", const=True, default=False, type=_boolean,
+        help="learning rate = base rate x GPUs x batch size x accumulated batches")  # fmt: skip
+    add("--gpus", default=None, help="GPUs by number, as in 0,1,2 (default: none, train on the CPU)")
+    args = parser.parse_args([word for word in argv if not OVERRIDE.match(word)])
+    args.overrides = overrides
+    return args
+
+
+def _boolean(text: str) -> bool:
+    words = {"yes": True, "true": True, "t": True, "y": True, "1": True}
+    words |= {"no": False, "false": False, "f": False, "n": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return words[text.lower()]
+
+
+def read_config(files: list[str], overrides: list[str]) -> DictConfig:
+    """Merge the files from left to right, then ``nested.key=value`` overrides."""
+    missing = [file for file in files if not Path(file).is_file()]
+    if missing:
+        raise UserError(f"config: expected a YAML file, {missing[0]!r} is not there")
+    return OmegaConf.merge(*(OmegaConf.load(file) for file in files), OmegaConf.from_dotlist(overrides))
+
+
+def run_folder(args: argparse.Namespace) -> Path:
+    """Folder of the run: ``{logdir}/{project}/{config}_{name}{postfix}``, or the one that is resumed."""
+    if args.resume:
+        path = Path(args.resume)
+        if not path.exists():
+            raise UserError(f"--resume: expected a run folder or a checkpoint, {path} is not there")
+        return path.parents[1] if path.is_file() else path
+    if not args.base:
+        raise UserError("expected --base with a config, for example --base configs/train.yaml")
+    config_name = Path(args.base[0]).stem
+    return Path(args.logdir, args.project, f"{config_name}_{args.name}{args.postfix}")
+
+
+def learning_rate(config: DictConfig, devices: int, scale: bool) -> float:
+    """Base rate of the config, times the global batch size when `scale` is set."""
+    rate = float(config.model.base_learning_rate)
+    if not scale:
+        return rate
+    accumulated = OmegaConf.select(config, "lightning.trainer.accumulate_grad_batches", default=1)
+    return rate * devices * config.data.params.batch_size * accumulated
+
+
+def build_trainer(config: DictConfig, folder: Path, args: argparse.Namespace, monitor: str | None) -> Any:
+    """The Lightning trainer with its callbacks and its logger."""
+    import pytorch_lightning as pl
+    from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    options = OmegaConf.to_container(OmegaConf.select(config, "lightning.trainer") or OmegaConf.create())
+    options.setdefault("fast_dev_run", args.debug)
+    gpus = [int(g) for g in args.gpus.strip(",").split(",")] if args.gpus else []
+    options |= {"accelerator": "gpu", "devices": gpus} if gpus else {"accelerator": "cpu"}
+    every = OmegaConf.select(config, "lightning.modelcheckpoint.params.every_n_train_steps", default=1000)
+    callbacks: list[pl.Callback] = [
+        ModelCheckpoint(
+            dirpath=folder / "checkpoints", every_n_train_steps=every, save_top_k=1,
+            filename="{step:08}", save_last=True,
+        ),
+        LearningRateMonitor(logging_interval="step"),
+    ]  # fmt: skip
+    if monitor:
+        callbacks.append(
+            ModelCheckpoint(
+                dirpath=folder / "checkpoints", monitor=monitor, filename="best", enable_version_counter=False
+            )
+        )
+    named = OmegaConf.select(config, "lightning.callbacks") or {}
+    callbacks += [instantiate_from_config(callback) for callback in named.values()]
+    logger = TensorBoardLogger(str(folder), name=None, version="metrics")
+    return pl.Trainer(**options, default_root_dir=folder, callbacks=callbacks, logger=logger)
+
+
+def main() -> None:
+    args = parse_args()
+    folder = run_folder(args)
+    files = args.base or sorted(str(f) for f in (folder / "configs").glob("*.yaml"))[-1:]
+    config = read_config(files, args.overrides)
+
+    import pytorch_lightning as pl
+
+    from ldm.training.module import training_module
+
+    pl.seed_everything(args.seed, workers=True)
+    data = instantiate_from_config(config.data)
+    data.setup()  # a wrong dataset is found before the model is built
+    network = instantiate_from_config(config.model)
+    trainer = build_trainer(config, folder, args, network.monitor)
+    module = training_module(network, learning_rate(config, trainer.num_devices, args.scale_lr))
+
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    OmegaConf.save(config, folder / "configs" / f"{now}-project.yaml")
+    last = folder / "checkpoints" / "last.ckpt"
+    resume = args.resume if Path(args.resume).is_file() else last if last.is_file() else None
+    if args.train:
+        trainer.fit(module, data, ckpt_path=resume, weights_only=False)
+    if not args.no_test and "test" in data.datasets and not trainer.interrupted:
+        trainer.test(module, data)
+
+
+if __name__ == "__main__":
+    run_main(main)

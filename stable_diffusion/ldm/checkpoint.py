@@ -1,0 +1,401 @@
+"""Weights files: the only place that reads and writes them.
+
+Read are PyTorch's pickled files (``.ckpt``, ``.pt``, ``.pth``) and safetensors, told apart by what is in
+them, since published files are often renamed; a state dict may be bare or stand under Lightning's
+``state_dict``. Both kinds stay on disk until a tensor is asked for, so of a file with two copies of the
+network just the one in use is ever held.
+
+A file must fit its model: every weight there, of the right shape, and nothing left over but the names that
+`_IGNORED` lists. Names in this module: *model name*, a key of the model's state dict; *file name*, the key
+under which a file stores that weight.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from yaml import YAMLError
+
+from ldm.models.autoencoder import AutoencoderKL
+from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.safe_pickle import PickledWeights
+from ldm.util import UserError, instantiate_from_config
+
+# The noise schedule follows from the configuration, so a model computes it and a file may or may not have it.
+SCHEDULE = frozenset(
+    """betas alphas_cumprod alphas_cumprod_prev sqrt_alphas_cumprod sqrt_one_minus_alphas_cumprod
+    log_one_minus_alphas_cumprod sqrt_recip_alphas_cumprod sqrt_recipm1_alphas_cumprod posterior_variance
+    posterior_log_variance_clipped posterior_mean_coef1 posterior_mean_coef2""".split()
+)
+_EMA_SETTINGS = frozenset({"model_ema.decay", "model_ema.num_updates"})
+# What a file may hold although no model here has it, beside these two sets: token positions 0, 1, 2, …, which
+# older versions of transformers stored, and the autoencoder's training loss.
+_IGNORED = re.compile(r".*\.position_ids|(first_stage_model\.)?loss\..*")
+_FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"
+_VAE = "first_stage_model."
+_DOWNLOADS = {
+    "instruct-pix2pix": "scripts/download_checkpoints.sh",
+    "v1-5-pruned": "scripts/download_pretrained_sd.sh",
+    "sd-v1-": "scripts/download_pretrained_sd.sh",
+    "vae-ft-": "scripts/download_pretrained_sd.sh",
+}
+
+
+class Weights(Protocol):
+    """An opened weights file, name → shape of every tensor in it, and a reader of one of them."""
+
+    path: Path
+    shapes: dict[str, tuple[int, ...]]
+
+    def read(self, name: str) -> Tensor: ...
+
+
+class SafetensorsWeights:
+    """The weights of a safetensors file. See `Weights`.
+
+    Raises:
+        UserError: the file is truncated or its header is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        given = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = file.read(min(length, given))
+        expected = 8 + length
+        try:
+            if len(header) == length:
+                tensors = json.loads(header)
+                tensors.pop("__metadata__", None)
+                self.shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+                expected += max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+            if given >= expected:
+                self._file = safe_open(path, framework="pt")
+        except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"cannot read {path}: its header is damaged{_again(path)}") from error
+        if given < expected:
+            raise UserError(f"cannot read {path}: truncated, {given} of {expected} bytes{_again(path)}")
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor, on the CPU, mapped from the file."""
+        return self._file.get_tensor(name)
+
+
+def open_weights(path: str | Path) -> Weights:
+    """Open a weights file of either kind; no tensor is read yet.
+
+    Raises:
+        UserError: there is no such file, it is not a weights file, it is damaged, or it asks for code to run.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"there is no file {path}{_again(path).replace(' again', '')}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: expected a weights file, got: {error.strerror}") from error
+    if head[4:9] == b"\0\0\0\0{":  # a length of 8 bytes, whose first ones may be anything, and JSON
+        return SafetensorsWeights(path)
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return PickledWeights(path)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        got = "an empty file"
+    elif text.startswith(b"<"):
+        got = "a web page (HTML)"
+    elif text.startswith(b"version https://git-lfs"):
+        got = "a Git LFS pointer"
+    elif head[257:262] == b"ustar":
+        got = "a tar archive"
+    else:
+        got = f"a file that starts with {head[:8]!r}"
+    raise UserError(f"cannot read {path}: expected weights, got {got}{_again(path)}")
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Return all named weights of a file, on the CPU, each mapped from the file until its numbers are used.
+
+    Raises:
+        UserError: as `open_weights`.
+    """
+    weights = open_weights(path)
+    return {name: weights.read(name) for name in weights.shapes}
+
+
+def load_model(
+    config: DictConfig | str | Path,
+    ckpt: str | Path,
+    *,
+    vae_ckpt: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> LatentDiffusion:
+    """Build the `LatentDiffusion` of a configuration for inference: evaluation mode, no gradients.
+
+    The EMA weights are taken where the file has them. The network is laid out without numbers and each
+    weight is assigned as it comes from the file; in float32 on the CPU it stays a view of the file.
+
+    Args:
+        config: a configuration, or the path of a YAML file, with `target` and `params` at its top or under
+            `model`. Its `use_ema` and every `ckpt_path` in it are overruled.
+        ckpt: weights of the whole model.
+        vae_ckpt: weights of the autoencoder, used in place of those in `ckpt`.
+        device: where the model goes.
+        dtype: precision of the weights; the noise schedule stays in float32.
+
+    Raises:
+        UserError: the configuration or a file cannot be read, or they do not fit each other.
+    """
+    weights = open_weights(ckpt)
+    vae = open_weights(vae_ckpt) if vae_ckpt else weights
+    with torch.device("meta"):
+        model = instantiate_from_config(_for_inference(config))
+    model.register_schedule()
+    _check_schedule(model, weights)
+    state = model.state_dict()
+    wanted = _shapes(state, skip=SCHEDULE)
+    for file, is_vae in ((weights, False), (vae, True)):
+        part = {name: shape for name, shape in wanted.items() if name.startswith(_VAE) == is_vae}
+        for name, stored in _locate(part, file, ema_first=True).items():
+            tensor = file.read(stored)
+            state[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        _require_known(file, wanted)
+    model.load_state_dict(state, strict=True, assign=True)
+    empty = [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    assert not empty, f"no numbers for {empty}: such a buffer must be persistent or computed when used"
+    return model.to(device).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def load_for_training(model: LatentDiffusion, ckpt: str | Path, *, load_ema: bool = True) -> None:
+    """Copy the weights of a file into an existing `LatentDiffusion`, on whatever device it is.
+
+    A first convolution of fewer input channels than the model's (text-to-image, 4, into edit, 8) fills the
+    first ones; the others become zero, so that the network starts as the one in the file. A file that holds
+    no plain copy of the network gives its EMA copy.
+
+    Args:
+        model: a model with its own numbers already (not on the meta device).
+        ckpt: weights of the whole model.
+        load_ema: continue the file's EMA copy where it has one; otherwise EMA starts at the loaded weights.
+
+    Raises:
+        UserError: the file cannot be read or does not fit the model.
+    """
+    weights = open_weights(ckpt)
+    _check_schedule(model, weights)
+    state = model.state_dict()
+    wanted = _shapes(state, skip=SCHEDULE.union(n for n in state if n.startswith("model_ema.")))
+    averages = _shapes(state, skip=SCHEDULE.union(_EMA_SETTINGS, wanted))
+    located = _locate(wanted, weights, widen=True)
+    keep_ema = bool(averages) and load_ema and _has_ema(weights)
+    if keep_ema:
+        located |= _locate(averages, weights, widen=True)
+    _require_known(weights, wanted)
+    for name, stored in located.items():
+        _copy(weights.read(stored), state[name])
+    if averages and not keep_ema:
+        model.model_ema.copy_from(model.model)
+    elif "model_ema.num_updates" in weights.shapes and keep_ema:
+        # Not `decay`: the configuration sets it, and in a half precision file 0.9999 has become 1.
+        state["model_ema.num_updates"].copy_(weights.read("model_ema.num_updates"))
+
+
+@torch.no_grad()
+def load_autoencoder(model: AutoencoderKL, ckpt: str | Path) -> None:
+    """Copy the weights of an autoencoder, alone in the file or part of a whole model, into an existing one.
+
+    Raises:
+        UserError: the file cannot be read or does not fit the model.
+    """
+    weights = open_weights(ckpt)
+    state = {f"{_VAE}{name}": t for name, t in model.state_dict().items() if not name.startswith("loss.")}
+    wanted = _shapes(state)
+    for name, stored in _locate(wanted, weights).items():
+        state[name].copy_(weights.read(stored))
+    if not any(name.startswith("model.") for name in weights.shapes):
+        _require_known(weights, wanted)
+
+
+def save_safetensors(
+    state: Mapping[str, Tensor],
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write named tensors to a safetensors file; an existing one is replaced when the new one is complete.
+
+    Args:
+        state: name → tensor of any device and layout; tensors that share memory are written in full.
+        path: the file; its folder is made.
+        metadata: text to store beside the weights.
+        dtype: precision of floating-point weights. Single numbers and the noise schedule keep theirs.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path = Path(path)
+    tensors: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, tensor in state.items():
+        tensor = tensor.detach()
+        if dtype and tensor.is_floating_point() and tensor.ndim and name not in SCHEDULE:
+            tensor = tensor.to(dtype)
+        tensor = tensor.cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in written:
+            tensor = tensor.clone()  # the format has no way to say that two names share numbers
+        written.add(tensor.untyped_storage().data_ptr())
+        tensors[name] = tensor
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, metadata={"format": "pt", **(metadata or {})})
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+    finally:
+        if part.exists():
+            part.unlink()
+
+
+def _for_inference(config: DictConfig | Mapping[str, Any] | str | Path) -> DictConfig:
+    """Return a copy of a model's configuration without EMA and without files to start from."""
+    source = f" {config}" if isinstance(config, str | Path) else ""
+    try:
+        config = OmegaConf.load(config) if source else config
+        config = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
+        raise UserError(f"cannot read configuration{source}: {reason}") from error
+    model = OmegaConf.create(config)
+    model = model.get("model", model) if isinstance(model, DictConfig) else None
+    if not isinstance(model, DictConfig) or not isinstance(model.get("params"), DictConfig):
+        raise UserError(f"configuration{source}: expected a model with 'target' and 'params'")
+    model.params.use_ema = False
+    for part in (model, *model.params.values()):
+        if isinstance(part, DictConfig) and part.get("params"):
+            part.params.pop("ckpt_path", None)
+    return model
+
+
+def _shapes(state: Mapping[str, Tensor], skip: Iterable[str] = ()) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if name not in skip}
+
+
+def _ema_name(name: str) -> str:
+    """Return under which name a file keeps the EMA copy of ``model.…``: published names lost their dots."""
+    return "model_ema." + name.removeprefix("model.").replace(".", "")
+
+
+def _has_ema(weights: Weights) -> bool:
+    return any(name.startswith("model_ema.diffusion_model") for name in weights.shapes)
+
+
+def _file_names(name: str) -> list[str]:
+    """Return all names under which files store the weight of a model name, the published one first."""
+    if name.startswith("model."):
+        return [name, _ema_name(name)]
+    if name.startswith("cond_stage_model.") and ".text_model." in name:
+        return [name, name.replace(".text_model.", ".", 1)]  # transformers 5 dropped that level
+    if name.startswith(_VAE):
+        return [name, name.removeprefix(_VAE)]  # an autoencoder alone
+    return [name]
+
+
+def _locate(
+    wanted: Mapping[str, tuple[int, ...]], weights: Weights, *, ema_first: bool = False, widen: bool = False
+) -> dict[str, str]:
+    """Return the file name for each model name of `wanted` (name → shape).
+
+    Args:
+        wanted: what the model needs.
+        weights: where to look.
+        ema_first: take ``model.…`` from the EMA copy alone where the file has one.
+        widen: accept a first convolution with fewer input channels.
+
+    Raises:
+        UserError: weights are missing or have other shapes.
+    """
+    only_ema = ema_first and _has_ema(weights)
+    located, missing, misfits = {}, [], []
+    for name, shape in wanted.items():
+        names = [_ema_name(name)] if only_ema and name.startswith("model.") else _file_names(name)
+        stored = next((n for n in names if n in weights.shapes), None)
+        if stored is None:
+            missing.append(name)
+            continue
+        located[name] = stored
+        given = weights.shapes[stored]
+        if given == shape:
+            continue
+        is_first = stored in _file_names(_FIRST_CONVOLUTION) and len(given) == len(shape) == 4
+        if is_first and given[1] != shape[1] and not (widen and given[1] < shape[1]):
+            raise UserError(_wrong_kind(weights.path, expected=shape[1], given=given[1]))
+        if not (is_first and given[:1] + given[2:] == shape[:1] + shape[2:]):
+            misfits.append(f"{stored}: expected {list(shape)}, got {list(given)}")
+    if missing:
+        is_vae = missing[0].startswith("model.") and "decoder.conv_in.weight" in weights.shapes
+        what = "missing (it is an autoencoder, for --vae-ckpt)" if is_vae else "missing"
+        raise UserError(_misfit(weights.path, missing, len(wanted), what))
+    if misfits:
+        raise UserError(_misfit(weights.path, misfits, len(wanted), "of another shape"))
+    return located
+
+
+def _require_known(weights: Weights, wanted: Iterable[str]) -> None:
+    """Raise `UserError` if a file holds a name that is neither wanted in any spelling nor to be ignored."""
+    known = SCHEDULE.union(_EMA_SETTINGS, *(_file_names(name) for name in wanted))
+    unknown = [name for name in weights.shapes if name not in known and not _IGNORED.fullmatch(name)]
+    if unknown:
+        raise UserError(_misfit(weights.path, unknown, len(weights.shapes), "unknown to the model"))
+
+
+def _misfit(path: Path, items: list[str], total: int, what: str) -> str:
+    first = ", ".join(items[:5]) + (", …" if len(items) > 5 else "")
+    return f"{path} does not fit the model: {len(items)} of {total} weights are {what}: {first}"
+
+
+def _wrong_kind(path: Path, expected: int, given: int) -> str:
+    kinds = {4: "a text-to-image model", 8: "an edit model"}
+    return (
+        f"{path} is for {kinds.get(given, 'a model')} ({given} input channels), but the configuration is for "
+        f"{kinds.get(expected, 'a model')} ({expected} input channels)"
+    )
+
+
+def _check_schedule(model: LatentDiffusion, weights: Weights) -> None:
+    """Raise `UserError` if a file was made for another noise schedule than the model's."""
+    if "alphas_cumprod" not in weights.shapes:
+        return
+    ours, theirs = model.alphas_cumprod.cpu().float(), weights.read("alphas_cumprod").float()
+    # Files in half precision are rounded; another schedule is off by far more.
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=0.02, atol=1e-3):
+        raise UserError(f"{weights.path} was trained with another noise schedule than the configuration's")
+
+
+def _copy(source: Tensor, target: Tensor) -> None:
+    """Copy a weight; where the target has more input channels (axis 1), those become zero."""
+    if source.shape != target.shape:
+        target.zero_()
+        target = target[:, : source.shape[1]]
+    target.copy_(source)
+
+
+def _again(path: Path) -> str:
+    """Return how to fetch a published file again; nothing for any other."""
+    script = next((script for start, script in _DOWNLOADS.items() if path.name.startswith(start)), None)
+    return f"; fetch it again with: bash {script}" if script else ""

@@ -1,0 +1,89 @@
+"""The dataset layout on disk: the only place that reads or writes it.
+
+A dataset is a folder with ``seeds.json`` = ``[[directory, [seed, …]], …]``, sorted, and for every directory
+``prompt.json`` (``input`` or ``caption``, ``edit``, ``output``) and the pair ``{seed}_0.jpg`` (before) and
+``{seed}_1.jpg`` (after).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ldm.util import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The texts of an example: caption before, instruction, caption after."""
+
+    input: str
+    edit: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One line of ``seeds.json``: a prompt folder and the seeds of its image pairs."""
+
+    folder: Path
+    seeds: tuple[str, ...]
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    """All examples of a dataset, in the order of its ``seeds.json``.
+
+    Raises:
+        UserError: no dataset there, or a ``seeds.json`` that is not as described above.
+    """
+    root = Path(path)
+    index = root / "seeds.json"
+    try:
+        rows = json.loads(index.read_text())
+        return [Example(root / name, tuple(str(seed) for seed in seeds)) for name, seeds in rows]
+    except FileNotFoundError:
+        raise UserError(f"dataset: expected {index}, which is not there") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"dataset: expected [[directory, [seed, …]], …] in {index}: {error}") from error
+
+
+def split_examples(examples: list[Example], split: str, splits: tuple[float, float, float]) -> list[Example]:
+    """The part of the examples that belongs to `split`; boundaries by index, rounded down.
+
+    Args:
+        splits: shares of train, val and test; they add up to 1.
+    """
+    if split not in SPLITS:
+        raise UserError(f"dataset split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    if len(splits) != len(SPLITS) or abs(sum(splits) - 1) > 1e-6:
+        raise UserError(f"dataset splits: expected three shares that add up to 1, got {tuple(splits)}")
+    position = SPLITS.index(split)
+    low, high = sum(splits[:position]), sum(splits[: position + 1])
+    return examples[int(low * len(examples)) : int(high * len(examples))]
+
+
+def read_prompt(folder: Path) -> Prompt:
+    """The texts of an example's folder; self-made datasets call the first caption ``caption``."""
+    file = folder / "prompt.json"
+    try:
+        data = json.loads(file.read_text())
+        caption = data["input"] if "input" in data else data["caption"]
+        return Prompt(caption, data["edit"], data["output"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file}: expected input (or caption), edit and output: {error!r}") from error
+
+
+def pair_paths(folder: Path, seed: str) -> tuple[Path, Path]:
+    """Files of the pictures before and after."""
+    return folder / f"{seed}_0.jpg", folder / f"{seed}_1.jpg"
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture of a dataset as RGB."""
+    with Image.open(path) as image:
+        return image.convert("RGB")

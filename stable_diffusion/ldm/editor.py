@@ -1,0 +1,220 @@
+"""ImageEditor, the Python API: load a model once, then edit pictures by instruction (Brooks et al. 2023)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from ldm.checkpoint import load_model
+from ldm.images import fit_to_model, to_image, to_rgb, to_tensor
+from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.sampling.guidance import EditDenoiser
+from ldm.sampling.samplers import DEFAULT, Callback, sample, sample_euler_ancestral, sampler_names
+from ldm.sampling.schedule import model_sigmas, schedule_sigmas
+from ldm.util import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs/generate.yaml"
+PUBLISHED = ROOT / "checkpoints/instruct-pix2pix-00-22000.ckpt"
+EMBEDDED_CONFIG = ROOT / "configs/avatars/edit.yaml"
+EMBEDDED = ROOT / "checkpoints/avatars.safetensors"
+EMBEDDED_NOTICE = (
+    "using the small embedded model, which edits drawn avatars; "
+    "for photographs fetch the published one with: bash scripts/download_checkpoints.sh"
+)
+RESOLUTION_KEY = "data.params.validation.params.crop_res"  # where published configs say it
+
+TWO_STEPS = ("dpmpp_2m_sde", "dpmpp_3m_sde")  # these of k_diffusion's samplers fail with a single step
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class ModelFiles(NamedTuple):
+    """The files of a model, and what the user should be told about the choice."""
+
+    config: Path
+    ckpt: Path
+    notice: str | None = None
+
+
+def find_model(config: str | Path | None = None, ckpt: str | Path | None = None) -> ModelFiles:
+    """Choose the files of a model where the user leaves them open.
+
+    A given `ckpt` goes with `config`, by default the published one. Without `ckpt` it is the published
+    checkpoint; with neither given and that not downloaded, or with its own `config`, the embedded model.
+    """
+    if ckpt is not None:
+        return ModelFiles(Path(config or CONFIG), Path(ckpt))
+    if config is not None and Path(config).resolve() == EMBEDDED_CONFIG:
+        return ModelFiles(EMBEDDED_CONFIG, EMBEDDED)
+    safetensors = PUBLISHED.with_suffix(".safetensors")
+    published = safetensors if safetensors.is_file() and not PUBLISHED.is_file() else PUBLISHED
+    if config is None and not published.is_file() and EMBEDDED.is_file():
+        return ModelFiles(EMBEDDED_CONFIG, EMBEDDED, EMBEDDED_NOTICE)
+    return ModelFiles(Path(config or CONFIG), published)
+
+
+def check_sampling(sampler: str, steps: int) -> None:
+    """Raise UserError for a sampler that does not exist or cannot run for `steps` steps."""
+    if sampler != DEFAULT and sampler not in sampler_names():
+        raise UserError(f"expected as sampler one of {', '.join(sampler_names())}, got {sampler!r}")
+    least = 2 if sampler in TWO_STEPS else 1
+    if steps < least:
+        raise UserError(f"sampler {sampler}: expected at least {least} steps, got {steps}")
+
+
+class ImageEditor:
+    """A loaded model that edits pictures.
+
+    Attributes:
+        model: the network, in evaluation mode on `device`.
+        resolution: the pixels of the longer side that the model was trained for.
+        device: where it computes.
+        precision: "fp32", "fp16" or "bf16".
+    """
+
+    def __init__(self, model: LatentDiffusion, resolution: int = 512) -> None:
+        self.model = model
+        self.resolution = resolution
+        weight = next(model.parameters())
+        self.device = weight.device
+        self.precision = next(name for name, dtype in DTYPES.items() if dtype == weight.dtype)
+
+    @classmethod
+    def load(
+        cls,
+        config: str | Path | None = None,
+        ckpt: str | Path | None = None,
+        vae_ckpt: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> ImageEditor:
+        """Load a model for inference; `find_model` says which without `config` or `ckpt`.
+
+        Args:
+            config: YAML file of the model.
+            ckpt: its weights.
+            vae_ckpt: autoencoder weights to use in place of those in `ckpt`.
+            device: "auto" (a GPU if there is one), "cpu", "cuda", "mps", or any name torch knows.
+            precision: "auto" (fp16 on CUDA, else fp32), "fp32", "fp16" or "bf16".
+
+        Raises:
+            UserError: no such device or precision, or files that are missing, broken or do not fit.
+        """
+        place = _choose_device(device)
+        if precision != "auto" and precision not in DTYPES:
+            raise UserError(f"expected precision auto, {', '.join(DTYPES)}, got {precision!r}")
+        if precision == "auto":
+            precision = "fp16" if place.type == "cuda" else "fp32"
+        files = find_model(config, ckpt)
+        with _memory_errors("load the model"):
+            model = load_model(
+                files.config, files.ckpt, vae_ckpt=vae_ckpt, device=place, dtype=DTYPES[precision]
+            )
+            for network in (model.model, model.first_stage_model):  # the layout convolutions are fastest in
+                network.to(memory_format=torch.channels_last)
+        if model.model.conditioning_key != "hybrid":
+            raise UserError(f"{files.config}: expected an edit model, got a text-to-image model")
+        resolution = OmegaConf.select(OmegaConf.load(files.config), RESOLUTION_KEY)
+        return cls(model, resolution or 512)
+
+    @torch.inference_mode()
+    def edit(
+        self,
+        image: Image.Image,
+        instruction: str,
+        *,
+        steps: int = 100,
+        cfg_text: float = 7.5,
+        cfg_image: float = 1.5,
+        seed: int | None = None,
+        sampler: str = DEFAULT,
+        schedule: str = "model",
+        resolution: int | None = None,
+        callback: Callback | None = None,
+    ) -> Image.Image:
+        """Return `image`, resized to multiples of 64 and edited; only resized when the instruction is empty.
+
+        Args:
+            image: any picture, of any mode, that `ldm.images.check_size` accepts.
+            instruction: what to change, such as "turn him into a cyborg".
+            steps: denoising steps, at least 1.
+            cfg_text: s_T, how strongly to follow the instruction.
+            cfg_image: s_I, how strongly to stay with the picture.
+            seed: of the random numbers, those of `torch.manual_seed(seed)` on `device`; None draws one.
+            sampler: a name of `ldm.sampling.samplers.sampler_names`.
+            schedule: noise levels, "model", "karras" or "exponential".
+            resolution: about the longer side of the result in pixels; by default the model's.
+            callback: called in every step, see `sample_euler_ancestral`.
+
+        Raises:
+            UserError: a setting out of range, a picture that cannot be edited, or too little memory.
+        """
+        check_sampling(sampler, steps)
+        image = fit_to_model(to_rgb(image), resolution or self.resolution)
+        if not instruction.strip():
+            return image
+        model = self.model
+        seed = random.randint(0, 100_000) if seed is None else seed
+        generator = None
+        if sampler == DEFAULT:
+            generator = torch.Generator(self.device).manual_seed(seed)
+        else:  # k_diffusion draws from the global generator
+            torch.manual_seed(seed)
+
+        def noise(like: Tensor) -> Tensor:
+            # In the order of a contiguous tensor, whatever the layout of `like`, as published seeds need.
+            return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+        with _memory_errors(f"edit at {image.width}x{image.height} pixels"):
+            pixels = to_tensor(image).to(self.device, DTYPES[self.precision])  # [1, 3, H, W]
+            text, no_text = model.get_learned_conditioning([instruction, ""]).split(1)  # [1, L, D] each
+            image_latent = model.encode_first_stage(pixels).mode()  # [1, 4, h, w]
+            denoise = EditDenoiser(model, text, image_latent, no_text, cfg_text, cfg_image)
+            sigmas = schedule_sigmas(schedule, model_sigmas(model.alphas_cumprod), steps)  # [steps + 1]
+            z = noise(image_latent.float()) * sigmas[0]
+            if sampler == DEFAULT:
+                z = sample_euler_ancestral(denoise, z, sigmas, noise=noise, callback=callback)
+            else:
+                z = sample(sampler, denoise, z, sigmas, callback=callback)
+            pixels = model.decode_first_stage(z.to(pixels.dtype))  # [1, 3, H, W]
+        if not pixels.isfinite().all():
+            raise UserError(
+                f"the result in {self.precision} is not a number: try fp32, or smaller guidance scales"
+            )
+        return to_image(pixels[0])
+
+
+def _choose_device(name: str) -> torch.device:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"expected device auto, cpu, cuda or mps, got {name!r}") from None
+    if not available.get(device.type, True):
+        raise UserError(f"device {name!r}: torch finds no such GPU here; expected auto or cpu")
+    return device
+
+
+@contextmanager
+def _memory_errors(task: str) -> Iterator[None]:
+    """Turn running out of memory, for which torch has several errors, into one line."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        full = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not full and not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
+            raise
+        raise UserError(
+            f"too little memory to {task}: try a lower resolution, precision fp16, or another device"
+        ) from error

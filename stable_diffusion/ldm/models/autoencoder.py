@@ -1,0 +1,72 @@
+"""The latent autoencoder with a KL-regularised posterior (Rombach et al. 2022, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.modules.diffusionmodules.model import Decoder, Encoder
+from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
+from ldm.util import instantiate_from_config
+
+
+class AutoencoderKL(nn.Module):
+    """Images to latents and back.
+
+    Args:
+        ddconfig: arguments of `Encoder` and `Decoder`.
+        lossconfig: target of the training loss; ``torch.nn.Identity`` where the model is not trained.
+        embed_dim: channels of the latent that the diffusion model sees.
+        ckpt_path: weights to start a training from; read by the trainer.
+        image_key: name of the image in a training batch.
+        monitor: metric that picks the best checkpoint of a training.
+        scheduler_config: target of the learning-rate schedule.
+    """
+
+    def __init__(
+        self,
+        ddconfig: Mapping[str, Any],
+        lossconfig: Mapping[str, Any],
+        embed_dim: int,
+        ckpt_path: str | None = None,
+        image_key: str = "image",
+        monitor: str | None = None,
+        scheduler_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not ddconfig.get("double_z", True):
+            raise ValueError("AutoencoderKL needs double_z: true (mean and log variance), got false")
+        self.image_key = image_key
+        self.ckpt_path = ckpt_path
+        self.monitor = monitor
+        self.scheduler_config = scheduler_config
+        self.encoder = Encoder(**ddconfig)
+        self.decoder = Decoder(**ddconfig)
+        self.loss = instantiate_from_config(lossconfig)
+        z_channels = ddconfig["z_channels"]
+        self.quant_conv = nn.Conv2d(2 * z_channels, 2 * embed_dim, kernel_size=1)
+        self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, kernel_size=1)
+        self.downsampling = 2 ** (len(ddconfig["ch_mult"]) - 1)
+
+    def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
+        """Posterior over [B, embed_dim, H/f, W/f] for images [B, 3, H, W] in [-1, 1]."""
+        return DiagonalGaussianDistribution(self.quant_conv(self.encoder(x)))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images [B, 3, H, W], about [-1, 1], for unscaled latents [B, embed_dim, H/f, W/f]."""
+        return self.decoder(self.post_quant_conv(z))
+
+    def training_loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss on ``batch[image_key]`` ([B, 3, H, W] in [-1, 1]) and the parts of it to log."""
+        x = batch[self.image_key]
+        posterior = self.encode(x)
+        return self.loss(x, self.decode(posterior.sample()), posterior)
+
+    @torch.no_grad()
+    def log_images(self, batch: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
+        """Pictures and their reconstructions, [n, 3, H, W] in [-1, 1]."""
+        x = batch[self.image_key][:n]
+        return {"truth": x, "reconstruction": self.decode(self.encode(x).mode())}

@@ -1,0 +1,74 @@
+"""What InstructPix2Pix adds to latent diffusion (Brooks et al. 2022, section 3.2).
+
+The UNet also sees the latent of the picture to edit, and training drops text, picture or both from some
+examples, so that sampling can be guided by each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.models.diffusion import ddpm
+from ldm.sampling.guidance import EditDenoiser
+
+DROPOUT = 0.05  # share of examples for each of: text dropped, both dropped, picture dropped
+
+
+def dropout_masks(uniform: Tensor, share: float = DROPOUT) -> tuple[Tensor, Tensor]:
+    """Which examples lose their text and which their picture.
+
+    Args:
+        uniform: one random number in [0, 1) for each example, [B].
+        share: of each of the three cases.
+
+    Returns:
+        Two boolean tensors [B]: text dropped, picture dropped.
+    """
+    return uniform < 2 * share, (uniform >= share) & (uniform < 3 * share)
+
+
+class LatentDiffusion(ddpm.LatentDiffusion):
+    """The edit model. A batch holds ``edited`` and ``edit`` = ``{c_concat: picture, c_crossattn: text}``.
+
+    Pictures are [B, 3, H, W] in [-1, 1], or posterior parameters [B, 8, h, w] of the autoencoder.
+    """
+
+    def get_input(
+        self, batch: Mapping[str, Any], uniform: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        """Scaled latents of the edited pictures and conditioning with dropout.
+
+        Args:
+            uniform: random numbers [B] that decide the dropout; drawn when None.
+        """
+        x = self.encode_input(batch[self.first_stage_key])
+        edit = batch[self.cond_stage_key]
+        uniform = torch.rand(len(x), device=x.device) if uniform is None else uniform
+        text_dropped, image_dropped = dropout_masks(uniform)
+        dropped = text_dropped.tolist()
+        texts = ["" if drop else text for drop, text in zip(dropped, edit["c_crossattn"], strict=True)]
+        # The image latent is the mode, and unlike the target it is not scaled.
+        image = self.encode_input(edit["c_concat"], mode=True)
+        image = image.masked_fill(image_dropped[:, None, None, None], 0.0)
+        return x, {"c_concat": [image], "c_crossattn": [self.get_learned_conditioning(texts)]}
+
+    @torch.no_grad()
+    def log_images(self, batch: Mapping[str, Any], n: int) -> dict[str, Tensor]:
+        """Before, after and sample, [n, 3, H, W] in [-1, 1]."""
+        edit = batch[self.cond_stage_key]
+        image = self.encode_input(edit["c_concat"][:n], mode=True)
+        truth = self.encode_input(batch[self.first_stage_key][:n])
+        text = self.get_learned_conditioning(list(edit["c_crossattn"])[:n])
+        with self.ema_scope():
+            denoiser = EditDenoiser(
+                self, text, image, self.get_learned_conditioning([""]), cfg_text=7.5, cfg_image=1.5
+            )
+            return {
+                "before": self.first_stage_model.decode(image),
+                "after": self.decode_first_stage(truth),
+                "sample": self.sample_latent(denoiser, truth),
+            }

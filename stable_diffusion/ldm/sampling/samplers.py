@@ -1,0 +1,103 @@
+"""Samplers: from noise to a latent, by a denoiser that knows nothing of guidance or text.
+
+Euler ancestral, the default, is ours; every other sampler comes from `k_diffusion`, imported when asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.util import UserError
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+Callback = Callable[[dict[str, Any]], None]
+
+DEFAULT = "euler_ancestral"
+
+
+@torch.no_grad()
+def sample_euler_ancestral(
+    denoise: Denoiser,
+    z: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: Callable[[Tensor], Tensor] = torch.randn_like,
+    eta: float = 1.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Euler steps that go further down than the next sigma and add noise to come back up to it.
+
+    Args:
+        denoise: (z, sigma [B]) -> expected x_0.
+        z: start, [B, 4, h, w], noise of standard deviation `sigmas[0]`.
+        sigmas: falling noise levels [n + 1], the last 0.
+        noise: draws standard normal noise like its argument, once a step except the last.
+        eta: share of ancestral noise, 0 (none, plain Euler) to 1.
+        callback: called before each step with i, sigma, x and denoised.
+
+    Returns:
+        [B, 4, h, w].
+
+    Source: Karras et al. 2022, algorithm 2 without its second-order correction; the split of a step as in
+    Song et al. 2021 (DDIM), equation 16.
+    """
+    for i, (sigma, target) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        denoised = denoise(z, sigma.expand(len(z)))
+        if callback is not None:
+            callback({"i": i, "sigma": sigma, "x": z, "denoised": denoised})
+        up = eta * (target**2 * (sigma**2 - target**2) / sigma**2).sqrt()
+        up = torch.minimum(target, up)
+        down = (target**2 - up**2).sqrt()
+        z = z + (z - denoised) / sigma * (down - sigma)
+        if target > 0:
+            z = z + noise(z) * up
+    return z
+
+
+def sampler_names() -> list[str]:
+    """Names that `sample` takes: those of k_diffusion's ``sample_*`` functions, without the prefix."""
+    sampling = _k_diffusion()
+    names = {name.removeprefix("sample_") for name in vars(sampling) if name.startswith("sample_")}
+    return sorted(names | {DEFAULT})
+
+
+def _k_diffusion() -> Any:
+    try:
+        from k_diffusion import sampling
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"samplers other than {DEFAULT} need k-diffusion: pip install 'instruct-pix2pix[samplers]'"
+        ) from error
+    return sampling
+
+
+def sample(
+    name: str, denoise: Denoiser, z: Tensor, sigmas: Tensor, *, callback: Callback | None = None
+) -> Tensor:
+    """Run the sampler of that name; its random numbers come from torch's global generator.
+
+    Args:
+        name: of `sampler_names`.
+        denoise, z, sigmas, callback: as for `sample_euler_ancestral`.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name == DEFAULT:
+        return sample_euler_ancestral(denoise, z, sigmas, callback=callback)
+    if name not in sampler_names():
+        raise UserError(f"sampler: expected one of {', '.join(sampler_names())}, got {name!r}")
+    function = getattr(_k_diffusion(), f"sample_{name}")
+    options: dict[str, Any] = {"callback": callback, "disable": True}
+    if "sigma_min" not in inspect.signature(function).parameters:
+        return function(denoise, z, sigmas, **options)
+    # DPM-Solver's fast and adaptive forms make a schedule of their own between the ends of ours.
+    options |= {"sigma_min": sigmas[-2].item(), "sigma_max": sigmas[0].item()}
+    if "n" in inspect.signature(function).parameters:
+        options["n"] = len(sigmas) - 1
+    return function(denoise, z, **options)

@@ -1,0 +1,78 @@
+"""Building objects from configuration, and turning users' mistakes into one clear line."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+class UserError(ValueError):
+    """A mistake of the user's: programs print the message in one line and exit with code 2."""
+
+
+def get_obj_from_str(target: str) -> Any:
+    """Return the object that a dotted path such as ``ldm.models.autoencoder.AutoencoderKL`` names.
+
+    Raises:
+        UserError: the module or the name in it does not exist.
+    """
+    module_name, _, name = target.rpartition(".")
+    if not module_name:
+        raise UserError(f"config target: expected 'package.module.Name', got {target!r}")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise UserError(f"config target {target!r}: there is no module {error.name!r}") from error
+        raise  # the module exists, but something that it imports does not
+    try:
+        return getattr(module, name)
+    except AttributeError as error:
+        raise UserError(f"config target {target!r}: {module_name} has no {name!r}") from error
+
+
+def instantiate_from_config(config: Mapping[str, Any]) -> Any:
+    """Build the object of a ``{target: dotted.path, params: {...}}`` mapping.
+
+    Raises:
+        UserError: no ``target``, a target that does not resolve, or a parameter that it does not know.
+    """
+    if not isinstance(config, Mapping) or "target" not in config:
+        raise UserError(f"config: expected a mapping with 'target' and 'params', got {config!r}")
+    factory = get_obj_from_str(config["target"])
+    params = dict(config.get("params") or {})
+    reject_unknown(config["target"], factory, params)
+    return factory(**params)
+
+
+def reject_unknown(target: str, factory: Callable[..., Any], params: Mapping[str, Any]) -> None:
+    """Raise `UserError` when `params` names something that `factory` does not take, or misses a must."""
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some classes written in C have no signature to look at
+        return
+    accepted = signature.parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in accepted):
+        return
+    unknown = sorted(set(params) - {p.name for p in accepted})
+    if unknown:
+        raise UserError(f"config of {target}: unknown parameter {', '.join(unknown)}")
+    missing = [p.name for p in accepted if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    missing = [name for name in missing if name not in params]
+    if missing:
+        raise UserError(f"config of {target}: parameter {', '.join(missing)} is missing")
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run a program: a `UserError` becomes ``error: …`` on stderr and exit code 2, Ctrl-C exit code 130."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

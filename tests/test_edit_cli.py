@@ -1,0 +1,276 @@
+"""edit_cli.py on real files, with a small model; every mistake is one line and exit code 2."""
+
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from golden import small_config
+from ldm.checkpoint import save_safetensors
+from ldm.images import open_image, read_settings
+from ldm.util import instantiate_from_config
+from small_model import sample_picture, write_small_model
+
+SCRIPT = Path(__file__).resolve().parents[1] / "edit_cli.py"
+INSTRUCTION = "turn him into a cyborg"
+
+
+@pytest.fixture(scope="module")
+def model_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_small_model(tmp_path_factory.mktemp("model"))
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(
+    model_files: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """Run edit_cli.py as a program in this process: options → (exit code, stdout, stderr).
+
+    Works in `tmp_path`, with in.png there; options that are not given have values that work, None leaves
+    one out.
+    """
+    monkeypatch.chdir(tmp_path)
+    sample_picture().save("in.png")
+    config, ckpt = model_files
+
+    def run(**options: object) -> tuple[int, str, str]:
+        defaults = {"input": "in.png", "output": "out.png", "edit": INSTRUCTION, "steps": 2, "device": "cpu"}
+        options = {**defaults, "config": config, "ckpt": ckpt, **options}
+        pairs = [
+            (f"--{name.replace('_', '-')}", str(value))
+            for name, value in options.items()
+            if value is not None
+        ]
+        monkeypatch.setattr(sys, "argv", ["edit_cli.py", *(f"{name}={value}" for name, value in pairs)])
+        code = 0
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(open_image(path)).astype(int)
+
+
+def test_empty_instruction_only_resizes(run: Run, tmp_path: Path):
+    code, _, _ = run(edit="", resolution=128)
+    assert code == 0
+    resized = sample_picture().resize((128, 128), Image.Resampling.LANCZOS)
+    assert (pixels(tmp_path / "out.png") == np.asarray(resized)).all()
+
+
+def test_settings_bring_the_picture_back(run: Run, tmp_path: Path):
+    code, out, err = run(cfg_image=1.2, schedule="karras", output="deep/er/one.webp")
+    assert code == 0, err
+    settings = read_settings(tmp_path / "deep/er/one.webp")
+    assert f'"seed": {settings["seed"]}' in out and "wrote" in out
+    assert 0 <= settings["seed"] <= 100_000
+    assert settings["edit"] == INSTRUCTION and settings["resolution"] == 64
+    flags = (
+        "seed",
+        "steps",
+        "cfg_text",
+        "cfg_image",
+        "resolution",
+        "sampler",
+        "schedule",
+        "edit",
+        "precision",
+    )
+    assert run(**{flag: settings[flag] for flag in flags}, output="two.webp")[0] == 0
+    assert (pixels(tmp_path / "two.webp") == pixels(tmp_path / "deep/er/one.webp")).all()
+
+
+def test_input_may_be_the_output(run: Run, tmp_path: Path):
+    before = pixels(tmp_path / "in.png")
+    assert run(output="in.png")[0] == 0
+    assert (pixels(tmp_path / "in.png") != before).any()
+
+
+MISTAKES = {
+    "missing input": ({"input": "none.png"}, "no such picture: none.png"),
+    "folder as input": ({"input": "."}, "got a folder: ."),
+    "empty input": ({"input": "empty.png"}, "got an empty file: empty.png"),
+    "text as input": ({"input": "text.png"}, "of another kind or a broken one: text.png"),
+    "tiny input": ({"input": "tiny.png"}, "at least 8 pixels, got 5x70: tiny.png"),
+    "narrow input": ({"input": "narrow.png"}, "at most 16:1, got 10x200: narrow.png"),
+    "no input": ({"input": None}, "required: --input"),
+    "no output": ({"output": None}, "required: --output"),
+    "no instruction": ({"edit": None}, "required: --edit"),
+    "long instruction": ({"edit": "x" * 4001}, "--edit: expected at most 4000 characters, got 4001"),
+    "instruction not UTF-8": ({"edit": "caf\udce9"}, "--edit: expected UTF-8 text"),
+    "unknown suffix": ({"output": "out.xyz"}, "ending in .png, .jpg"),
+    "output without suffix": ({"output": "out"}, "got no suffix (out)"),
+    "folder as output": ({"output": "folder.png"}, "got a folder: folder.png"),
+    "file as output folder": ({"output": "in.png/out.png"}, "cannot write in.png/out.png"),
+    "no steps": ({"steps": 0}, "--steps: expected a whole number from 1 to 10000, got '0'"),
+    "half a step": ({"steps": 1.5}, "--steps: expected a whole number"),
+    "too few steps": (
+        {"sampler": "dpmpp_2m_sde", "steps": 1},
+        "dpmpp_2m_sde: expected at least 2 steps, got 1",
+    ),
+    "no resolution": ({"resolution": 0}, "--resolution: expected a whole number from 64 to 8192, got '0'"),
+    "low resolution": ({"resolution": 63}, "got '63'"),
+    "seed in words": ({"seed": "lucky"}, "--seed: expected a whole number"),
+    "NaN": ({"cfg_text": "nan"}, "--cfg-text: expected a finite number, got 'nan'"),
+    "infinite": ({"cfg_image": "-inf"}, "--cfg-image: expected a finite number, got '-inf'"),
+    "overflow": ({"cfg_text": "1e39"}, "is not a number: try fp32, or smaller guidance scales"),
+    "unknown sampler": ({"sampler": "magic"}, "euler_ancestral, heun, lms, got 'magic'"),
+    "unknown schedule": ({"schedule": "magic"}, "--schedule: invalid choice: 'magic'"),
+    "unknown precision": ({"precision": "fp8"}, "--precision: invalid choice: 'fp8'"),
+    "unknown device": ({"device": "tpu"}, "--device: invalid choice: 'tpu'"),
+    "unknown option": ({"colour": "red"}, "unrecognized arguments: --colour=red"),
+    "missing weights": ({"ckpt": "none.ckpt"}, "there is no file none.ckpt"),
+    "missing VAE": ({"vae_ckpt": "none.ckpt"}, "there is no file none.ckpt"),
+    "missing config": ({"config": "none.yaml"}, "cannot read configuration none.yaml"),
+    "page as weights": ({"ckpt": "text.png"}, "got a web page"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line(run: Run, tmp_path: Path, mistake: str):
+    options, words = MISTAKES[mistake]
+    if "sampler" in options:
+        pytest.importorskip("k_diffusion")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("<html>not found</html>")
+    (tmp_path / "folder.png").mkdir()
+    Image.new("RGB", (5, 70)).save(tmp_path / "tiny.png")
+    Image.new("RGB", (10, 200)).save(tmp_path / "narrow.png")
+    code, _, err = run(**options)
+    line = err.splitlines()[-1]
+    assert code == 2 and line.startswith("error: ") and words in line
+    assert err.count("\n") == 1 or mistake == "overflow"  # which shows only after the progress bar
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU is there")
+def test_missing_gpu(run: Run):
+    code, out, err = run(device="cuda")
+    assert (code, out) == (2, "")
+    assert err == "error: device 'cuda': torch finds no such GPU here; expected auto or cpu\n"
+
+
+def test_text_to_image_model_is_refused(run: Run, tmp_path: Path):
+    config = small_config()
+    config.target = "ldm.models.diffusion.ddpm.LatentDiffusion"
+    config.params.update(conditioning_key="crossattn", use_ema=False)
+    config.params.unet_config.params.in_channels = 4
+    OmegaConf.save(OmegaConf.create({"model": config}), tmp_path / "sd.yaml")
+    save_safetensors(instantiate_from_config(config).state_dict(), tmp_path / "sd.safetensors")
+    code, _, err = run(config="sd.yaml", ckpt="sd.safetensors")
+    assert (code, err) == (2, "error: sd.yaml: expected an edit model, got a text-to-image model\n")
+
+
+def test_published_command_lines_parse():
+    parser = runpy.run_path(str(SCRIPT))["make_parser"]()
+    line = (
+        "--steps 100 --resolution 512 --seed 1371 --cfg-text 7.5 --cfg-image 1.2 --input imgs/example.jpg "
+        '--output imgs/output.jpg --edit "turn him into a cyborg"'
+    )
+    args = parser.parse_args(shlex.split(line))
+    assert (args.steps, args.resolution, args.seed, args.cfg_text, args.cfg_image) == (
+        100,
+        512,
+        1371,
+        7.5,
+        1.2,
+    )
+    assert (args.input, args.output, args.edit) == ("imgs/example.jpg", "imgs/output.jpg", INSTRUCTION)
+    line = (
+        "--config configs/generate.yaml --ckpt checkpoints/instruct-pix2pix-00-22000.ckpt "
+        "--vae-ckpt vae.ckpt --cfg-image -0.5 --input a --output b --edit c"
+    )
+    args = parser.parse_args(shlex.split(line))
+    assert (args.steps, args.resolution, args.seed, args.cfg_text, args.cfg_image) == (
+        100,
+        None,
+        None,
+        7.5,
+        -0.5,
+    )
+    assert (args.sampler, args.schedule, args.device, args.precision) == (
+        "euler_ancestral",
+        "model",
+        "auto",
+        "auto",
+    )
+    assert args.vae_ckpt == "vae.ckpt"
+
+
+HEAVY = (
+    "torch",
+    "k_diffusion",
+    "pytorch_lightning",
+    "lightning",
+    "transformers",
+    "open_clip",
+    "gradio",
+    "diffusers",
+)
+PROGRAM = f"""
+import atexit, runpy, sys
+atexit.register(lambda: print("heavy:", *(name for name in {HEAVY} if name in sys.modules)))
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
+
+
+def imports_of(*arguments: object) -> tuple[str, list[str]]:
+    """Run edit_cli.py in a fresh process; return its output and which of `HEAVY` it imported."""
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    output, _, heavy = result.stdout.rpartition("heavy:")
+    return output, heavy.split()
+
+
+def test_help_is_complete_and_imports_nothing_heavy():
+    output, heavy = imports_of("--help")
+    assert heavy == []
+    options = (
+        "input output edit resolution cfg-text cfg-image steps seed sampler schedule config ckpt vae-ckpt"
+    )
+    for option in (*options.split(), "device", "precision"):
+        assert f"--{option} " in output
+    assert output.count("default:") == 12
+
+
+def test_editing_imports_only_torch(model_files: tuple[Path, Path], tmp_path: Path):
+    sample_picture().save(tmp_path / "in.png")
+    config, ckpt = model_files
+    files = [
+        "--config",
+        config,
+        "--ckpt",
+        ckpt,
+        "--input",
+        tmp_path / "in.png",
+        "--output",
+        tmp_path / "out.png",
+    ]
+    _, heavy = imports_of(*files, "--edit", INSTRUCTION, "--steps", 1)
+    assert heavy == ["torch"]
+    assert pixels(tmp_path / "out.png").shape == (64, 64, 3)
+
+
+def test_sampler_help_lists_names(run: Run):
+    pytest.importorskip("k_diffusion")
+    code, out, _ = run(sampler="help")
+    assert code == 0 and {"euler_ancestral", "heun", "dpmpp_2m"} <= set(out.split())
