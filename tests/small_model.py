@@ -8,14 +8,12 @@ from PIL import Image
 
 from golden import fill, small_config
 from ldm.checkpoint import save_safetensors
-from ldm.editor import RESOLUTION_KEY
 from ldm.util import instantiate_from_config
 
 
 def write_small_model(folder: Path) -> tuple[Path, Path]:
     """Write small.yaml, whose own resolution is 64, and small.safetensors; return their paths."""
     config = OmegaConf.create({"model": small_config()})
-    OmegaConf.update(config, RESOLUTION_KEY, 64)
     OmegaConf.save(config, folder / "small.yaml")
     model = fill(instantiate_from_config(config.model))
     state = {name: weight for name, weight in model.state_dict().items() if not name.startswith("model_ema")}

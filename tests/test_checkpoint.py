@@ -15,10 +15,10 @@ from ldm.checkpoint import (
     load_autoencoder,
     load_for_training,
     load_model,
-    read_state_dict,
     save_safetensors,
 )
 from ldm.util import instantiate_from_config
+from ldm.weights_file import read_state_dict
 from weights_files import State, message, save
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"

@@ -1,4 +1,4 @@
-"""ldm.editor: a small model gives the published program's picture, by every sampler, schedule and precision."""
+"""ldm.editor: a small model gives the published picture, by every sampler, schedule and precision."""
 
 from pathlib import Path
 
@@ -195,6 +195,7 @@ def test_mistakes(editor: ImageEditor, picture: Image.Image, model_files: tuple[
     for words, options in {
         "at least 1 steps, got 0": {"steps": 0},
         "resolution of at least 64 pixels, got 10": {"resolution": 10},
+        "at least 64 pixels, got 0": {"resolution": 0},
         "schedule: expected model, karras, exponential, got 'x'": {"schedule": "x"},
         "not a number": {"cfg_text": float("nan"), "steps": 1},
     }.items():

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.checkpoint import read_state_dict, save_safetensors
+from ldm.checkpoint import save_safetensors
+from ldm.weights_file import read_state_dict
 from weights_files import message, save
 
 # --- formats ---

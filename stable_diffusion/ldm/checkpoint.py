@@ -1,8 +1,6 @@
-"""Weights files: the only place that reads and writes them.
+"""Models and their weights files: the only place that brings the two together.
 
-Read are PyTorch's pickled files (``.ckpt``, ``.pt``, ``.pth``) and safetensors, told apart by what is in
-them, since published files are often renamed; a state dict may be bare or stand under Lightning's
-``state_dict``. Both kinds stay on disk until a tensor is asked for, so of a file with two copies of the
+A file stays on disk until a tensor is asked for (`ldm.weights_file`), so of a file with two copies of the
 network just the one in use is ever held.
 
 A file must fit its model: every weight there, of the right shape, and nothing left over but the names that
@@ -12,26 +10,24 @@ under which a file stores that weight.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from yaml import YAMLError
 
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.safe_pickle import PickledWeights
 from ldm.util import UserError, instantiate_from_config
+from ldm.weights_file import Weights, open_weights
 
 # The noise schedule follows from the configuration, so a model computes it and a file may or may not have it.
 SCHEDULE = frozenset(
@@ -45,95 +41,6 @@ _EMA_SETTINGS = frozenset({"model_ema.decay", "model_ema.num_updates"})
 _IGNORED = re.compile(r".*\.position_ids|(first_stage_model\.)?loss\..*")
 _FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"
 _VAE = "first_stage_model."
-_DOWNLOADS = {
-    "instruct-pix2pix": "scripts/download_checkpoints.sh",
-    "v1-5-pruned": "scripts/download_pretrained_sd.sh",
-    "sd-v1-": "scripts/download_pretrained_sd.sh",
-    "vae-ft-": "scripts/download_pretrained_sd.sh",
-}
-
-
-class Weights(Protocol):
-    """An opened weights file, name → shape of every tensor in it, and a reader of one of them."""
-
-    path: Path
-    shapes: dict[str, tuple[int, ...]]
-
-    def read(self, name: str) -> Tensor: ...
-
-
-class SafetensorsWeights:
-    """The weights of a safetensors file. See `Weights`.
-
-    Raises:
-        UserError: the file is truncated or its header is damaged.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        given = path.stat().st_size
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = file.read(min(length, given))
-        expected = 8 + length
-        try:
-            if len(header) == length:
-                tensors = json.loads(header)
-                tensors.pop("__metadata__", None)
-                self.shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
-                expected += max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-            if given >= expected:
-                self._file = safe_open(path, framework="pt")
-        except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UserError(f"cannot read {path}: its header is damaged{_again(path)}") from error
-        if given < expected:
-            raise UserError(f"cannot read {path}: truncated, {given} of {expected} bytes{_again(path)}")
-
-    def read(self, name: str) -> Tensor:
-        """Return one tensor, on the CPU, mapped from the file."""
-        return self._file.get_tensor(name)
-
-
-def open_weights(path: str | Path) -> Weights:
-    """Open a weights file of either kind; no tensor is read yet.
-
-    Raises:
-        UserError: there is no such file, it is not a weights file, it is damaged, or it asks for code to run.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"there is no file {path}{_again(path).replace(' again', '')}")
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: expected a weights file, got: {error.strerror}") from error
-    if head[4:9] == b"\0\0\0\0{":  # a length of 8 bytes, whose first ones may be anything, and JSON
-        return SafetensorsWeights(path)
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        return PickledWeights(path)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not head:
-        got = "an empty file"
-    elif text.startswith(b"<"):
-        got = "a web page (HTML)"
-    elif text.startswith(b"version https://git-lfs"):
-        got = "a Git LFS pointer"
-    elif head[257:262] == b"ustar":
-        got = "a tar archive"
-    else:
-        got = f"a file that starts with {head[:8]!r}"
-    raise UserError(f"cannot read {path}: expected weights, got {got}{_again(path)}")
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Return all named weights of a file, on the CPU, each mapped from the file until its numbers are used.
-
-    Raises:
-        UserError: as `open_weights`.
-    """
-    weights = open_weights(path)
-    return {name: weights.read(name) for name in weights.shapes}
 
 
 def load_model(
@@ -263,7 +170,10 @@ def save_safetensors(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode  # what the user's umask says; save_file makes a file for its owner alone
         save_file(tensors, part, metadata={"format": "pt", **(metadata or {})})
+        part.chmod(mode)
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {path}: {error}") from error
@@ -393,9 +303,3 @@ def _copy(source: Tensor, target: Tensor) -> None:
         target.zero_()
         target = target[:, : source.shape[1]]
     target.copy_(source)
-
-
-def _again(path: Path) -> str:
-    """Return how to fetch a published file again; nothing for any other."""
-    script = next((script for start, script in _DOWNLOADS.items() if path.name.startswith(start)), None)
-    return f"; fetch it again with: bash {script}" if script else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +30,11 @@ EMBEDDED_NOTICE = (
     "using the small embedded model, which edits drawn avatars; "
     "for photographs fetch the published one with: bash scripts/download_checkpoints.sh"
 )
-RESOLUTION_KEY = "data.params.validation.params.crop_res"  # where published configs say it
+# Where a config says what size its model is for: that of its pictures, else that of its autoencoder.
+RESOLUTION_KEYS = (
+    "data.params.validation.params.crop_res",
+    "model.params.first_stage_config.params.ddconfig.resolution",
+)
 
 TWO_STEPS = ("dpmpp_2m_sde", "dpmpp_3m_sde")  # these of k_diffusion's samplers fail with a single step
 
@@ -123,8 +127,9 @@ class ImageEditor:
                 network.to(memory_format=torch.channels_last)
         if model.model.conditioning_key != "hybrid":
             raise UserError(f"{files.config}: expected an edit model, got a text-to-image model")
-        resolution = OmegaConf.select(OmegaConf.load(files.config), RESOLUTION_KEY)
-        return cls(model, resolution or 512)
+        config = OmegaConf.load(files.config)
+        sizes = (OmegaConf.select(config, key) for key in RESOLUTION_KEYS)
+        return cls(model, next(size for size in sizes if size))
 
     @torch.inference_mode()
     def edit(
@@ -159,7 +164,7 @@ class ImageEditor:
             UserError: a setting out of range, a picture that cannot be edited, or too little memory.
         """
         check_sampling(sampler, steps)
-        image = fit_to_model(to_rgb(image), resolution or self.resolution)
+        image = fit_to_model(to_rgb(image), self.resolution if resolution is None else resolution)
         if not instruction.strip():
             return image
         model = self.model
@@ -169,16 +174,10 @@ class ImageEditor:
             generator = torch.Generator(self.device).manual_seed(seed)
         else:  # k_diffusion draws from the global generator
             torch.manual_seed(seed)
-
-        def noise(like: Tensor) -> Tensor:
-            # In the order of a contiguous tensor, whatever the layout of `like`, as published seeds need.
-            return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-
+        noise = _noise_of([generator])
         with _memory_errors(f"edit at {image.width}x{image.height} pixels"):
             pixels = to_tensor(image).to(self.device, DTYPES[self.precision])  # [1, 3, H, W]
-            text, no_text = model.get_learned_conditioning([instruction, ""]).split(1)  # [1, L, D] each
-            image_latent = model.encode_first_stage(pixels).mode()  # [1, 4, h, w]
-            denoise = EditDenoiser(model, text, image_latent, no_text, cfg_text, cfg_image)
+            denoise, image_latent = _edit_denoiser(model, pixels, [instruction], cfg_text, cfg_image)
             sigmas = schedule_sigmas(schedule, model_sigmas(model.alphas_cumprod), steps)  # [steps + 1]
             z = noise(image_latent.float()) * sigmas[0]
             if sampler == DEFAULT:
@@ -191,6 +190,57 @@ class ImageEditor:
                 f"the result in {self.precision} is not a number: try fp32, or smaller guidance scales"
             )
         return to_image(pixels[0])
+
+
+@torch.inference_mode()
+def edit_batch(
+    model: LatentDiffusion,
+    images: Tensor,
+    instructions: list[str],
+    *,
+    steps: int,
+    cfg_text: float,
+    cfg_image: float,
+    seed: int,
+) -> Tensor:
+    """Edit pictures of one size together, each as `ImageEditor.edit` does, the i-th with seed `seed + i`.
+
+    Args:
+        model: an edit model.
+        images: [B, 3, H, W] in [-1, 1], both sides multiples of what the networks need, on the model's device
+            and of its type.
+        instructions: B texts.
+        steps, cfg_text, cfg_image: as for `ImageEditor.edit`.
+
+    Returns:
+        [B, 3, H, W], about [-1, 1].
+    """
+    generators = [torch.Generator(images.device).manual_seed(seed + i) for i in range(len(images))]
+    noise = _noise_of(generators)
+    denoise, image_latent = _edit_denoiser(model, images, instructions, cfg_text, cfg_image)
+    sigmas = schedule_sigmas("model", model_sigmas(model.alphas_cumprod), steps)  # [steps + 1]
+    z = sample_euler_ancestral(denoise, noise(image_latent.float()) * sigmas[0], sigmas, noise=noise)
+    return model.decode_first_stage(z.to(images.dtype))
+
+
+def _edit_denoiser(
+    model: LatentDiffusion, images: Tensor, instructions: list[str], cfg_text: float, cfg_image: float
+) -> tuple[EditDenoiser, Tensor]:
+    """The denoiser of these edits, and the latents [B, 4, h, w] of `images` [B, 3, H, W]."""
+    *texts, no_text = model.get_learned_conditioning([*instructions, ""]).split(1)  # [1, L, D] each
+    image_latent = model.encode_first_stage(images).mode()  # [B, 4, h, w]
+    return EditDenoiser(model, torch.cat(texts), image_latent, no_text, cfg_text, cfg_image), image_latent
+
+
+def _noise_of(generators: list[torch.Generator | None]) -> Callable[[Tensor], Tensor]:
+    """A source of normal noise like its argument [B, …], part i from generator i (None: the global one)."""
+
+    def noise(like: Tensor) -> Tensor:
+        # In the order of a contiguous tensor, whatever the layout of `like`, as published seeds need.
+        options = {"device": like.device, "dtype": like.dtype}
+        return torch.stack([torch.randn(like.shape[1:], generator=g, **options) for g in generators])
+
+    return noise
 
 
 def _choose_device(name: str) -> torch.device:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
+from ldm.util import UserError
+
 
 class LambdaLinearScheduler:
     """Linear warm-up, then linear change, over one or more cycles.
@@ -28,7 +30,7 @@ class LambdaLinearScheduler:
     ) -> None:
         lengths = {len(x) for x in (warm_up_steps, f_min, f_max, f_start, cycle_lengths)}
         if len(lengths) != 1 or 0 in lengths:
-            raise ValueError(
+            raise UserError(
                 f"scheduler: expected one value a cycle in every list, got lengths {sorted(lengths)}"
             )
         self.cycles = list(zip(warm_up_steps, f_min, f_max, f_start, cycle_lengths, strict=True))

@@ -19,9 +19,10 @@ def get_obj_from_str(target: str) -> Any:
     Raises:
         UserError: the module or the name in it does not exist.
     """
-    module_name, _, name = target.rpartition(".")
-    if not module_name:
+    words = target.split(".") if isinstance(target, str) else []
+    if len(words) < 2 or not all(word.isidentifier() for word in words):
         raise UserError(f"config target: expected 'package.module.Name', got {target!r}")
+    module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -43,7 +44,9 @@ def instantiate_from_config(config: Mapping[str, Any]) -> Any:
     if not isinstance(config, Mapping) or "target" not in config:
         raise UserError(f"config: expected a mapping with 'target' and 'params', got {config!r}")
     factory = get_obj_from_str(config["target"])
-    params = dict(config.get("params") or {})
+    params = config.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise UserError(f"config of {config['target']}: expected params by name, got {params!r}")
     reject_unknown(config["target"], factory, params)
     return factory(**params)
 

@@ -45,11 +45,15 @@ def read_examples(path: str | Path) -> list[Example]:
     index = root / "seeds.json"
     try:
         rows = json.loads(index.read_text())
-        return [Example(root / name, tuple(str(seed) for seed in seeds)) for name, seeds in rows]
-    except FileNotFoundError:
+        examples = [Example(root / name, tuple(str(seed) for seed in seeds)) for name, seeds in rows]
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"dataset: expected {index}, which is not there") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"dataset: expected [[directory, [seed, …]], …] in {index}: {error}") from error
+    empty = [example.folder.name for example in examples if not example.seeds]
+    if empty:
+        raise UserError(f"dataset: expected at least one seed for {empty[0]} in {index}")
+    return examples
 
 
 def split_examples(examples: list[Example], split: str, splits: tuple[float, float, float]) -> list[Example]:
@@ -63,8 +67,8 @@ def split_examples(examples: list[Example], split: str, splits: tuple[float, flo
     if len(splits) != len(SPLITS) or abs(sum(splits) - 1) > 1e-6:
         raise UserError(f"dataset splits: expected three shares that add up to 1, got {tuple(splits)}")
     position = SPLITS.index(split)
-    low, high = sum(splits[:position]), sum(splits[: position + 1])
-    return examples[int(low * len(examples)) : int(high * len(examples))]
+    low, high = (int(sum(splits[:p]) * len(examples)) for p in (position, position + 1))
+    return examples[low : len(examples) if split == SPLITS[-1] else high]
 
 
 def read_prompt(folder: Path) -> Prompt:
@@ -73,7 +77,10 @@ def read_prompt(folder: Path) -> Prompt:
     try:
         data = json.loads(file.read_text())
         caption = data["input"] if "input" in data else data["caption"]
-        return Prompt(caption, data["edit"], data["output"])
+        texts = (caption, data["edit"], data["output"])
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"got {texts}")
+        return Prompt(*texts)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file}: expected input (or caption), edit and output: {error!r}") from error
 
@@ -84,6 +91,13 @@ def pair_paths(folder: Path, seed: str) -> tuple[Path, Path]:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """A picture of a dataset as RGB."""
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    """A picture of a dataset as RGB.
+
+    Raises:
+        UserError: it is missing or broken.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"dataset: cannot read the picture {path}: {error}") from error

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
-from ldm.util import instantiate_from_config
+from ldm.util import UserError, instantiate_from_config, reject_unknown
 
 
 class AutoencoderKL(nn.Module):
@@ -37,8 +37,11 @@ class AutoencoderKL(nn.Module):
         scheduler_config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        reject_unknown("AutoencoderKL's ddconfig", Encoder, ddconfig)
         if not ddconfig.get("double_z", True):
-            raise ValueError("AutoencoderKL needs double_z: true (mean and log variance), got false")
+            raise UserError("AutoencoderKL needs double_z: true (mean and log variance), got false")
+        if ddconfig["ch"] % 32:
+            raise UserError(f"AutoencoderKL: expected ch to be a multiple of 32, got {ddconfig['ch']}")
         self.image_key = image_key
         self.ckpt_path = ckpt_path
         self.monitor = monitor

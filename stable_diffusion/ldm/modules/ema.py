@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ldm.util import UserError
+
 
 class LitEma(nn.Module):
     """Shadow copy of every trainable parameter of a model.
@@ -24,7 +26,7 @@ class LitEma(nn.Module):
     def __init__(self, model: nn.Module, decay: float = 0.9999, use_num_upates: bool = True) -> None:
         super().__init__()
         if not 0.0 <= decay <= 1.0:
-            raise ValueError(f"EMA decay: expected a value in [0, 1], got {decay}")
+            raise UserError(f"EMA decay: expected a value in [0, 1], got {decay}")
         self.register_buffer("decay", torch.tensor(decay, dtype=torch.float32))
         self.register_buffer("num_updates", torch.tensor(0 if use_num_upates else -1, dtype=torch.int))
         for name, parameter in self._tracked(model):

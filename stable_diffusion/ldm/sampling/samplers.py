@@ -6,6 +6,7 @@ Euler ancestral, the default, is ours; every other sampler comes from `k_diffusi
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -68,10 +69,12 @@ def sampler_names() -> list[str]:
 
 def _k_diffusion() -> Any:
     try:
-        from k_diffusion import sampling
+        with warnings.catch_warnings():  # of its dependencies, about their own packaging
+            warnings.simplefilter("ignore")
+            from k_diffusion import sampling
     except ModuleNotFoundError as error:
         raise UserError(
-            f"samplers other than {DEFAULT} need k-diffusion: pip install 'instruct-pix2pix[samplers]'"
+            f"samplers other than {DEFAULT} need k-diffusion: pip install -e '.[samplers]'"
         ) from error
     return sampling
 
@@ -93,11 +96,14 @@ def sample(
     if name not in sampler_names():
         raise UserError(f"sampler: expected one of {', '.join(sampler_names())}, got {name!r}")
     function = getattr(_k_diffusion(), f"sample_{name}")
-    options: dict[str, Any] = {"callback": callback, "disable": True}
-    if "sigma_min" not in inspect.signature(function).parameters:
-        return function(denoise, z, sigmas, **options)
-    # DPM-Solver's fast and adaptive forms make a schedule of their own between the ends of ours.
-    options |= {"sigma_min": sigmas[-2].item(), "sigma_max": sigmas[0].item()}
-    if "n" in inspect.signature(function).parameters:
-        options["n"] = len(sigmas) - 1
-    return function(denoise, z, **options)
+    arguments: dict[str, Any] = {"callback": callback, "disable": True}
+    known = inspect.signature(function).parameters
+    if "sigmas" in known:
+        arguments["sigmas"] = sigmas
+    else:  # DPM-Solver's fast and adaptive forms make a schedule of their own between the ends of ours
+        arguments |= {"sigma_min": sigmas[-2].item(), "sigma_max": sigmas[0].item()}
+    if "n" in known:
+        arguments["n"] = len(sigmas) - 1
+    with warnings.catch_warnings():  # torchsde warns of rounding at the ends of its interval
+        warnings.simplefilter("ignore")
+        return function(denoise, z, **arguments)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ldm.util import UserError
+
 
 def make_beta_schedule(timesteps: int, linear_start: float, linear_end: float) -> Tensor:
     """Betas [timesteps], float64: linear in their square root, as Stable Diffusion was trained."""
@@ -74,5 +76,5 @@ def schedule_sigmas(name: str, sigmas: Tensor, n: int) -> Tensor:
         return get_sigmas(sigmas, n)
     rules = {"karras": karras_sigmas, "exponential": exponential_sigmas}
     if name not in rules:
-        raise ValueError(f"schedule: expected model, {', '.join(rules)}, got {name!r}")
+        raise UserError(f"schedule: expected model, {', '.join(rules)}, got {name!r}")
     return rules[name](n, sigmas[0].item(), sigmas[-1].item()).to(sigmas.device)

@@ -1,4 +1,4 @@
-"""Lightning callbacks: grids of pictures that show what a training does."""
+"""Lightning callbacks: what a training shows of itself, and what it saves when it is stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,46 @@ import pytorch_lightning as pl
 import torch
 from einops import rearrange
 from PIL import Image
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's plain bar, readable in log files too, without the name of the logger's folder."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+class SaveLast(pl.Callback):
+    """Saves a training where it ends or is stopped by Ctrl-C: its last step need not be one that is saved.
+
+    Args:
+        path: checkpoint to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.saved_step = -1
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.saved_step = trainer.global_step
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.fast_dev_run and self.saved_step != trainer.global_step:
+            trainer.save_checkpoint(self.path)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, KeyboardInterrupt) and trainer.training:
+            self.on_train_end(trainer, pl_module)
+            rank_zero_info(f"stopped at step {trainer.global_step}: the same command goes on from there")
 
 
 class ImageLogger(pl.Callback):

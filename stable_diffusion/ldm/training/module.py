@@ -23,7 +23,7 @@ PREFIX = "network."
 
 
 class TrainingModule(pl.LightningModule):
-    """What both trainings share.
+    """The training of the autoencoder, and what that of the diffusion model shares with it.
 
     Args:
         network: with ``training_loss(batch) -> (loss, parts to log)``.
@@ -52,13 +52,27 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         loss, parts = self.network.training_loss(batch)
-        self._log("train", parts)
+        self._log("train", batch, parts)
         return loss
 
-    def _log(self, stage: str, parts: Mapping[str, Tensor], suffix: str = "") -> None:
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        self.evaluate("val", batch, batch_idx)
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        self.evaluate("test", batch, batch_idx)
+
+    def evaluate(self, stage: str, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Log the losses of a batch that is not trained on."""
+        self._log(stage, batch, self.network.training_loss(batch)[1])
+
+    def _log(
+        self, stage: str, batch: Mapping[str, Any], parts: Mapping[str, Tensor], suffix: str = ""
+    ) -> None:
         names = {f"{stage}/{name}{suffix}": value for name, value in parts.items()}
+        training = stage == "train"
+        size = next(len(value) for value in batch.values() if isinstance(value, Tensor))
         self.log_dict(
-            names, prog_bar=True, on_step=stage == "train", on_epoch=stage != "train", sync_dist=True
+            names, prog_bar=True, on_step=training, on_epoch=not training, sync_dist=True, batch_size=size
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -67,14 +81,6 @@ class TrainingModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = {PREFIX + k: v for k, v in checkpoint["state_dict"].items()}
-
-
-class AutoencoderTraining(TrainingModule):
-    """Reconstruction and KL loss on pictures."""
-
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        _, parts = self.network.training_loss(batch)
-        self._log("val", parts)
 
 
 class DiffusionTraining(TrainingModule):
@@ -90,14 +96,14 @@ class DiffusionTraining(TrainingModule):
         if self.network.use_ema:
             self.network.model_ema(self.network.model)
 
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+    def evaluate(self, stage: str, batch: Mapping[str, Any], batch_idx: int) -> None:
         # The same noise and timesteps every time, so that the curve shows the model and not the draw.
         with torch.random.fork_rng():
             torch.manual_seed(batch_idx)
-            self._log("val", self.network.training_loss(batch)[1])
+            super().evaluate(stage, batch, batch_idx)
         with torch.random.fork_rng(), self.network.ema_scope():
             torch.manual_seed(batch_idx)
-            self._log("val", self.network.training_loss(batch)[1], suffix="_ema")
+            self._log(stage, batch, self.network.training_loss(batch)[1], suffix="_ema")
 
 
 def training_module(network: nn.Module, learning_rate: float) -> TrainingModule:
@@ -105,7 +111,7 @@ def training_module(network: nn.Module, learning_rate: float) -> TrainingModule:
     if isinstance(network, AutoencoderKL):
         if network.ckpt_path:
             load_autoencoder(network, network.ckpt_path)
-        return AutoencoderTraining(network, learning_rate)
+        return TrainingModule(network, learning_rate)
     if network.ckpt_path:
         load_for_training(network, network.ckpt_path, load_ema=network.load_ema)
     if network.first_stage_model.ckpt_path:

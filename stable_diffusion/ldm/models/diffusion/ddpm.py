@@ -106,7 +106,7 @@ class LatentDiffusion(nn.Module):
         self.cond_stage_model = instantiate_from_config(cond_stage_config)
         self.frozen = [self.first_stage_model] + ([] if cond_stage_trainable else [self.cond_stage_model])
         for module in self.frozen:
-            module.requires_grad_(False)
+            module.eval().requires_grad_(False)
         self.use_ema = use_ema
         if use_ema:
             self.model_ema = LitEma(self.model, ema_decay)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ldm.modules.attention import SpatialTransformer
+from ldm.util import UserError
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
@@ -157,9 +158,11 @@ class UNetModel(nn.Module):
     ) -> None:
         super().__init__()
         if not use_spatial_transformer or context_dim is None:
-            raise ValueError("UNetModel: expected use_spatial_transformer: true and a context_dim")
+            raise UserError("UNetModel: expected use_spatial_transformer: true and a context_dim")
         if (num_heads == -1) == (num_head_channels == -1):
-            raise ValueError("UNetModel: expected either num_heads or num_head_channels")
+            raise UserError("UNetModel: expected either num_heads or num_head_channels")
+        if model_channels % 32:
+            raise UserError(f"UNetModel: expected model_channels a multiple of 32, got {model_channels}")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.model_channels = model_channels
