@@ -90,7 +90,13 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    group = parser.add_argument_group("picture")
+    _add_picture_options(parser.add_argument_group("picture"))
+    _add_sampling_options(parser.add_argument_group("guidance and sampling"))
+    _add_model_options(parser.add_argument_group("model"))
+    return parser
+
+
+def _add_picture_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--input", required=True, metavar="FILE", help="picture to edit, any format Pillow reads"
     )
@@ -115,7 +121,8 @@ def make_parser() -> argparse.ArgumentParser:
         "(default: the model's own, 512 for the published one)",
     )
 
-    group = parser.add_argument_group("guidance")
+
+def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--cfg-text",
         type=finite_number,
@@ -130,8 +137,6 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SCALE",
         help="how strongly to stay with the input picture, no unit (default: %(default)s)",
     )
-
-    group = parser.add_argument_group("sampling")
     group.add_argument(
         "--steps", type=whole_number(1, 10000), default=100, help="denoising steps (default: %(default)s)"
     )
@@ -154,7 +159,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="how the noise falls: the model's own way or one of k-diffusion's (default: %(default)s)",
     )
 
-    group = parser.add_argument_group("model")
+
+def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--config", metavar="FILE", help="configuration of the model (default: configs/generate.yaml)"
     )
@@ -179,7 +185,6 @@ def make_parser() -> argparse.ArgumentParser:
         default="auto",
         help="number format of the model; auto is fp16 on CUDA, else fp32 (default: %(default)s)",
     )
-    return parser
 
 
 def main() -> None:

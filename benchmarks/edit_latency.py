@@ -1,4 +1,4 @@
-"""Time and memory of an edit by the full-size network: edit_cli.py beside diffusers' InstructPix2Pix pipeline.
+"""Time and memory of edits by the full-size network: edit_cli.py beside diffusers' InstructPix2Pix pipeline.
 
 Both run as whole processes on the CPU in float32, in turn, on the same picture and the same random weights,
 those of `configs/generate.yaml` in the published layout (one .safetensors) and converted to a diffusers
@@ -120,7 +120,7 @@ def write_diffusers_folder(checkpoint: Path, folder: Path) -> None:
     StableDiffusionInstructPix2PixPipeline(
         **parts,
         text_encoder=encoder,
-        tokenizer=CLIPTokenizer.from_pretrained(tokenizer),
+        tokenizer=CLIPTokenizer.from_pretrained(tokenizer, model_max_length=77),
         scheduler=EulerAncestralDiscreteScheduler(1000, 0.00085, 0.012, "scaled_linear"),
         safety_checker=None,
         feature_extractor=None,

@@ -5,9 +5,9 @@
 
 For every held-out set: the share of edits that are nearest to the right one of the ten true edits of the same
 picture (chance: 10 %), the error where the picture should change relative to that of leaving it as it is, and
-the error elsewhere; `metrics/edit_accuracy.py` says exactly what they are. Beside the model stand the unedited
-input, as it is and after a way through the autoencoder, and the true result through the autoencoder, which no
-edit can be expected to beat.
+the error elsewhere; `metrics/edit_accuracy.py` says exactly what they are. Beside the model stand the input,
+as it is and through the autoencoder, and the true result through the autoencoder, which no edit can be
+expected to beat.
 
 `--sweep` compares guidance scales instead, on the validation part of the training set: people that the model
 was not trained on and that no held-out set knows, so that the choice takes nothing from the held-out figures.
@@ -88,8 +88,16 @@ def in_batches(
     return torch.cat(parts)
 
 
-def edit_all(editor: ImageEditor, pairs: EditPairs, args: argparse.Namespace, bar: tqdm) -> Tensor:
-    """The model's edits of all pairs, [N, 3, H, W] in [-1, 1]; the i-th has the seed `args.seed` + i."""
+def edit_all(
+    editor: ImageEditor, pairs: EditPairs, args: argparse.Namespace, scales: tuple[float, float], bar: tqdm
+) -> Tensor:
+    """The model's edits of all pairs, [N, 3, H, W] in [-1, 1].
+
+    Args:
+        args: steps, batch size, and the seed, to which the i-th edit adds i.
+        scales: guidance by text and by picture.
+        bar: counts edits.
+    """
 
     def edit(x: Tensor, start: int) -> Tensor:
         edited = edit_batch(
@@ -97,8 +105,8 @@ def edit_all(editor: ImageEditor, pairs: EditPairs, args: argparse.Namespace, ba
             x,
             pairs.instructions[start : start + len(x)],
             steps=args.steps,
-            cfg_text=args.cfg_text,
-            cfg_image=args.cfg_image,
+            cfg_text=scales[0],
+            cfg_image=scales[1],
             seed=args.seed + start,
         )
         bar.update(len(x))
@@ -117,7 +125,7 @@ def evaluate(editor: ImageEditor, pairs: EditPairs, args: argparse.Namespace, na
 
     started = time.perf_counter()
     with tqdm(total=len(pairs.prompts), desc=name, unit="edit") as bar:
-        edited = edit_all(editor, pairs, args, bar)
+        edited = edit_all(editor, pairs, args, (args.cfg_text, args.cfg_image), bar)
     seconds = time.perf_counter() - started
     answers = {
         "model": edited,
@@ -153,7 +161,7 @@ def print_kinds(results: dict[str, SetResult]) -> None:
 
 def settings_of(editor: ImageEditor, args: argparse.Namespace) -> dict[str, object]:
     """What the figures depend on."""
-    names = ("steps", "cfg_text", "cfg_image", "seed", "batch_size")
+    names = ("steps", "seed", *(() if args.sweep else ("cfg_text", "cfg_image")))
     return {
         **{name: getattr(args, name) for name in names},
         "ckpt": args.ckpt.name,
@@ -180,17 +188,14 @@ def as_json(results: dict[str, SetResult], settings: dict[str, object]) -> str:
 def contact_sheet(results: dict[str, SetResult], seed: int) -> Image.Image:
     """Input, output and truth of pairs drawn at random, as many of each set, with their instructions."""
     draw_lots = random.Random(seed)
-    chosen = [
-        (name, i)
-        for name, result in results.items()
-        for i in sorted(
-            draw_lots.sample(range(len(result.edited)), min(SHEET_PAIRS // len(results), len(result.edited)))
-        )
-    ]
+    chosen = []
+    for name, result in results.items():
+        n = len(result.edited)
+        chosen += [(name, i) for i in draw_lots.sample(range(n), min(SHEET_PAIRS // len(results), n))]
     width, height = 3 * SIDE + 2 * GAP, 3 * LINE + SIDE  # of a cell
     rows = -(-len(chosen) // SHEET_COLUMNS)
     step_x, step_y, margin = width + 4 * GAP, height + 3 * GAP, 2 * GAP
-    size = (2 * margin + SHEET_COLUMNS * step_x - 4 * GAP, 2 * margin + LINE + rows * step_y)
+    size = (2 * margin + SHEET_COLUMNS * step_x - 4 * GAP, 2 * margin + 2 * LINE + rows * step_y)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
     for column in range(SHEET_COLUMNS):
@@ -199,14 +204,13 @@ def contact_sheet(results: dict[str, SetResult], seed: int) -> Image.Image:
             draw.text((x, margin), title, fill="gray", font=font, anchor="ma")
     for cell, (name, i) in enumerate(chosen):
         row, column = divmod(cell, SHEET_COLUMNS)
-        left, top = margin + column * step_x, margin + LINE + row * step_y
+        left, top = margin + column * step_x, margin + 2 * LINE + row * step_y
         result = results[name]
         lines = textwrap.wrap(result.pairs.instructions[i], 50, max_lines=2)
         draw.text((left, top + 2 * LINE), "\n".join(lines), fill="black", font=font, anchor="ld", spacing=2)
-        verdict = (
-            "nearest to the right one of ten" if result.scores["model"].correct[i] else "not the nearest"
-        )
-        draw.text((left, top + 2 * LINE), f"{name}: {verdict}", fill="gray", font=font, anchor="la")
+        right = result.scores["model"].correct[i]
+        note = f"{name}: nearest to {'the right' if right else 'a wrong'} one of ten"
+        draw.text((left, top + 2 * LINE), note, fill="gray", font=font, anchor="la")
         for place, pictures in enumerate((result.pairs.before, result.edited, result.pairs.after)):
             picture = to_image(pictures[i]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             corner = (left + place * (SIDE + GAP), top + 3 * LINE)
@@ -229,11 +233,8 @@ def sweep(editor: ImageEditor, args: argparse.Namespace) -> None:
     examples = split_examples(examples_of(args.data / "train"), "val", TRAIN_SPLITS)
     pairs = read_pairs(examples, TRAIN_GROUP_SIZE, args.limit or SWEEP_GROUPS)
     scales = [(text, image) for image in SWEEP_IMAGE for text in SWEEP_TEXT]
-    found: dict[tuple[float, float], Averages] = {}
     with tqdm(total=len(scales) * len(pairs.prompts), desc="sweep", unit="edit") as bar:
-        for args.cfg_text, args.cfg_image in scales:
-            edited = edit_all(editor, pairs, args, bar)
-            found[args.cfg_text, args.cfg_image] = measure(edited, pairs).averages()
+        found = {pair: measure(edit_all(editor, pairs, args, pair, bar), pairs).averages() for pair in scales}
     print(f"{len(pairs.prompts)} validation pairs in groups of {TRAIN_GROUP_SIZE}, {args.steps} steps")
     print("cfg-text  cfg-image  accuracy  inside / copied  outside")
     for (text, image), mean in found.items():
@@ -256,7 +257,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cfg-text", type=float, default=CFG_TEXT, help="guidance by the instruction")
     parser.add_argument("--cfg-image", type=float, default=CFG_IMAGE, help="guidance by the picture")
     parser.add_argument(
-        "--batch-size", type=int, default=60, help="edits at once; no influence on the result"
+        "--batch-size", type=int, default=60, help="edits at once; the figures do not depend on it"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise, and of the sheet's draw")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

@@ -1,7 +1,10 @@
-"""The embedded model on pictures it has never seen, out of the box; and the measures that say how good it is."""
+"""The embedded model on pictures it has never seen, out of the box; and the measures of how good it is."""
 
+import json
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,7 +93,7 @@ def test_the_program_takes_it_by_itself(tmp_path: Path):
 
 @pytest.fixture
 def squares() -> EditPairs:
-    """Two groups of ten edits; the i-th of each paints a square of its own, a bit stronger than the one before."""
+    """Two groups of ten edits; each paints a square of its own, a bit stronger than the one before."""
     before = torch.full((20, 3, 32, 32), -0.5)
     before[10:] = 0.25
     after = before.clone()
@@ -108,7 +111,7 @@ def test_the_truth_is_free_of_error(squares: EditPairs):
 def test_the_input_copied_is_at_chance(squares: EditPairs):
     scores = measure(squares.before, squares)
     found = scores.averages()
-    assert (found.accuracy, found.inside, found.outside) == (0.1, 1, 0)
+    assert (found.inside, found.outside) == (1, 0) and found.accuracy == pytest.approx(0.1)
     assert scores.correct.nonzero()[:, 0].tolist() == [0, 10]  # the edits that change the least
     assert scores.copied[:10].tolist() == pytest.approx([0.15 + 0.005 * i for i in range(10)], abs=1e-6)
 
@@ -181,23 +184,44 @@ def test_kinds_of_edits_are_read_off_the_captions():
 # --- the benchmark ---
 
 
-def run_benchmark(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "benchmarks/embedded_model.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.mark.parametrize("mode", [[], ["--sweep"]])
-def test_missing_data_is_one_line(tmp_path: Path, mode: list[str]):
-    result = run_benchmark("--data", tmp_path, *mode)
-    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    assert f"python dataset_creation/avatars/build.py {tmp_path}" in result.stderr
+@pytest.fixture
+def run_benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the benchmark as a program in this process: arguments → (exit code, stdout, stderr)."""
+    script = ROOT / "benchmarks/embedded_model.py"
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [script.name, *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
 
 
-def test_the_benchmark_writes_figures_and_sheet(tmp_path: Path):
+def test_mistakes_are_one_line(run_benchmark: Run, tmp_path: Path):
+    mistakes = {
+        f"python dataset_creation/avatars/build.py {tmp_path}": ["--data", tmp_path, "--sets", "style"],
+        f"there is no avatar data in {tmp_path / 'train'}": ["--data", tmp_path, "--sweep"],
+        "expected --steps, --batch-size and --limit of at least 1": ["--limit", 0],
+    }
+    for words, arguments in mistakes.items():
+        code, _, err = run_benchmark(*arguments)
+        assert code == 2 and err.startswith("error: ") and len(err.splitlines()) == 1 and words in err
+
+
+def test_the_benchmark_writes_figures_and_sheet(run_benchmark: Run, tmp_path: Path):
     (tmp_path / "identities").symlink_to(SAMPLE)
     figures, sheet = tmp_path / "deep/figures.json", tmp_path / "sheet.jpg"
     options = ["--limit", 1, "--steps", 1, "--json", figures, "--sheet", sheet, "--device", "cpu"]
-    result = run_benchmark("--data", tmp_path, "--sets", "identities", *options)
-    assert result.returncode == 0, result.stderr
-    assert '"input copied"' in figures.read_text()
+    code, out, err = run_benchmark("--data", tmp_path, "--sets", "identities", *options)
+    assert code == 0 and "identities: 10 pairs" in out, err
+    found = json.loads(figures.read_text())["sets"]["identities"]
+    assert found["answers"]["input copied"]["inside"] == 1
+    assert sum(kind["pairs"] for kind in found["kinds"].values()) == 10
     assert open_image(sheet).width > 1000 and sheet.stat().st_size <= 500_000

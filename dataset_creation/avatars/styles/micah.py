@@ -32,7 +32,7 @@ ACCESSORIES = {"earring": ("hoop", "a golden earring", "earring")}
 CLOTHES = {
     "sweater": ("crew", "a {c} sweater", "sweater"),
     "shirt": ("collared", "a {c} shirt with a collar", "shirt"),
-    "scarf": ("open", "a wide {c} top", "top"),
+    "wide top": ("open", "a wide {c} top", "top"),
 }
 # For each name: eyes, mouth, eyebrows.
 FACES = {
