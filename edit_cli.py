@@ -126,16 +126,16 @@ def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--cfg-text",
         type=finite_number,
-        default=7.5,
         metavar="SCALE",
-        help="how strongly to follow the instruction, no unit (default: %(default)s)",
+        help="how strongly to follow the instruction, no unit (default: the model's own, 7.5 for the "
+        "published one)",
     )
     group.add_argument(
         "--cfg-image",
         type=finite_number,
-        default=1.5,
         metavar="SCALE",
-        help="how strongly to stay with the input picture, no unit (default: %(default)s)",
+        help="how strongly to stay with the input picture, no unit (default: the model's own, 1.5 for the "
+        "published one)",
     )
     group.add_argument(
         "--steps", type=whole_number(1, 10000), default=100, help="denoising steps (default: %(default)s)"
@@ -207,8 +207,8 @@ def main() -> None:
     settings = {
         "seed": seed,
         "steps": args.steps,
-        "cfg_text": args.cfg_text,
-        "cfg_image": args.cfg_image,
+        "cfg_text": editor.cfg_text if args.cfg_text is None else args.cfg_text,
+        "cfg_image": editor.cfg_image if args.cfg_image is None else args.cfg_image,
         "resolution": args.resolution or editor.resolution,
         "sampler": args.sampler,
         "schedule": args.schedule,

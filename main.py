@@ -168,18 +168,21 @@ def build_trainer(config: DictConfig, folder: Path, args: argparse.Namespace, mo
     options |= accelerator(args.gpus)
     reject_unknown("lightning.trainer", pl.Trainer, options)
     every = OmegaConf.select(config, "lightning.modelcheckpoint.params.every_n_train_steps", default=1000)
-    checkpoints = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
+    place = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     callbacks: list[pl.Callback] = [
-        ModelCheckpoint(
-            every_n_train_steps=every, save_top_k=1, filename="{step:08}", save_last=True, **checkpoints
-        ),
-        SaveLast(folder / "checkpoints" / "last.ckpt"),
         LearningRateMonitor(logging_interval="step"),
         ModelSummary(max_depth=2),
         ProgressBar(refresh_rate=BAR_REFRESH),
     ]
-    if monitor:
-        callbacks.append(ModelCheckpoint(monitor=monitor, filename="best", **checkpoints))
+    if not options["fast_dev_run"]:
+        callbacks += [
+            ModelCheckpoint(
+                every_n_train_steps=every, save_top_k=1, filename="{step:08}", save_last=True, **place
+            ),
+            SaveLast(folder / "checkpoints" / "last.ckpt"),
+        ]
+        if monitor:
+            callbacks.append(ModelCheckpoint(monitor=monitor, filename="best", **place))
     named = OmegaConf.select(config, "lightning.callbacks") or {}
     callbacks += [instantiate_from_config(callback) for callback in named.values()]
     logger = TensorBoardLogger(str(folder), name=None, version="metrics")
@@ -214,7 +217,7 @@ def main() -> None:
     pl.seed_everything(args.seed, workers=True)
     data = instantiate_from_config(config.data)
     data.setup()  # a wrong dataset is found before the model is built
-    resume = checkpoint_to_resume(args, folder)
+    resume = None if args.debug else checkpoint_to_resume(args, folder)
     network = instantiate_from_config(config.model)
     trainer = build_trainer(config, folder, args, network.monitor)
     module = training_module(network, learning_rate(config, trainer.num_devices, args.scale_lr))

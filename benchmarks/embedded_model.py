@@ -36,7 +36,7 @@ from metrics.edit_accuracy import Averages, EditPairs, EditScores, measure, read
 
 SETS = ("identities", "combinations", "wordings", "style")
 GROUP_SIZE = 10
-STEPS, CFG_TEXT, CFG_IMAGE = 20, 2.0, 1.5
+STEPS = 20
 
 SWEEP_TEXT = (1.0, 1.5, 2.0, 3.0, 5.0, 7.5)
 SWEEP_IMAGE = (1.0, 1.5, 2.0)
@@ -254,8 +254,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="held-out sets")
     parser.add_argument("--limit", type=int, help="only so many groups of each set")
     parser.add_argument("--steps", type=int, default=STEPS, help="denoising steps")
-    parser.add_argument("--cfg-text", type=float, default=CFG_TEXT, help="guidance by the instruction")
-    parser.add_argument("--cfg-image", type=float, default=CFG_IMAGE, help="guidance by the picture")
+    parser.add_argument("--cfg-text", type=float, help="guidance by the instruction, else the model's own")
+    parser.add_argument("--cfg-image", type=float, help="guidance by the picture, else the model's own")
     parser.add_argument(
         "--batch-size", type=int, default=60, help="edits at once; the figures do not depend on it"
     )
@@ -279,6 +279,8 @@ def main() -> None:
     if not args.sweep:  # before the model, so that missing data is told at once
         sets = {name: read_pairs(examples_of(args.data / name), GROUP_SIZE, args.limit) for name in args.sets}
     editor = ImageEditor.load(args.config, args.ckpt, device=args.device)
+    args.cfg_text = editor.cfg_text if args.cfg_text is None else args.cfg_text
+    args.cfg_image = editor.cfg_image if args.cfg_image is None else args.cfg_image
     settings = settings_of(editor, args)
     print("settings:", json.dumps(settings))
     if args.sweep:

@@ -204,7 +204,7 @@ def test_published_command_lines_parse():
         100,
         None,
         None,
-        7.5,
+        None,
         -0.5,
     )
     assert (args.sampler, args.schedule, args.device, args.precision) == (

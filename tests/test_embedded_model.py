@@ -22,7 +22,7 @@ from ldm.util import UserError
 from metrics.edit_accuracy import CHANGED, EditPairs, measure, nearest_in_group, read_pairs
 
 SAMPLE = Path(__file__).parent / "data" / "avatars_held_out"
-STEPS, CFG_TEXT, CFG_IMAGE = 10, 2.0, 1.5
+STEPS = 10
 LEAST_ACCURACY = 0.5  # of the shipped model on the sample; chance is 0.1
 MOST_OUTSIDE = 0.05  # mean absolute error where nothing should change, of a range of 1
 
@@ -47,8 +47,8 @@ def test_it_does_what_it_is_told(editor: ImageEditor, held_out: EditPairs):
         held_out.before,
         held_out.instructions,
         steps=STEPS,
-        cfg_text=CFG_TEXT,
-        cfg_image=CFG_IMAGE,
+        cfg_text=editor.cfg_text,
+        cfg_image=editor.cfg_image,
         seed=0,
     )
     found = measure(edited, held_out).averages()
@@ -60,7 +60,7 @@ def test_it_does_what_it_is_told(editor: ImageEditor, held_out: EditPairs):
 
 def test_a_batch_gives_the_pictures_of_single_edits(editor: ImageEditor, held_out: EditPairs):
     rows = slice(8, 12)
-    options = {"steps": 2, "cfg_text": CFG_TEXT, "cfg_image": CFG_IMAGE}
+    options = {"steps": 2, "cfg_text": editor.cfg_text, "cfg_image": editor.cfg_image}
     batch = edit_batch(
         editor.model, held_out.before[rows], held_out.instructions[rows], seed=3, **options
     )  # [4, 3, H, W]

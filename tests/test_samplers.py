@@ -1,6 +1,5 @@
 """ldm.sampling: our Euler ancestral and schedules against k_diffusion's, and both against closed forms."""
 
-import math
 import subprocess
 import sys
 from typing import Any
@@ -194,17 +193,18 @@ def test_names() -> None:
 def test_every_sampler_by_name(sigmas: Tensor, name: str) -> None:
     """Each draws from the Gaussian, and those without noise of their own go where the exact flow goes."""
     pytest.importorskip("k_diffusion")
-    levels = get_sigmas(sigmas, 60)
+    # Evenly spaced in log sigma, without which the multistep SDE solvers are far off (dpmpp_3m_sde by 80 %).
+    levels = schedule_sigmas("exponential", sigmas, 40)
     states: list[dict[str, Any]] = []
     torch.manual_seed(1)
-    start = torch.randn(2, 4, 32, 32) * levels[0]
+    start = torch.randn(2, 4, 16, 16) * levels[0]
     end = sample(name, gaussian, start, levels, callback=states.append)
     assert states and states[0]["x"].shape == start.shape
     assert end.mean().item() == pytest.approx(MEAN, abs=0.05)
     assert end.std().item() == pytest.approx(DEVIATION, abs=0.06)
     if name in DETERMINISTIC:
-        error = (end - gaussian_flow(start, levels[0])).square().mean().sqrt().item()
-        assert error < 0.06 * math.sqrt(2)
+        error = (end - gaussian_flow(start, levels[0])).abs().max().item()
+        assert error < 0.1
 
 
 def test_unknown_sampler_is_one_line(sigmas: Tensor) -> None:

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "cyan")
-SIDE = 64
+SIDE = 32
 
 DDCONFIG = {
     "double_z": True,
@@ -31,7 +31,7 @@ TEXT_ENCODER = {
     "num_attention_heads": 2,
 }
 UNET = {
-    "image_size": 16,
+    "image_size": 8,
     "in_channels": 8,
     "out_channels": 4,
     "model_channels": 32,

@@ -38,6 +38,8 @@ RESOLUTION_KEYS = (
 
 TWO_STEPS = ("dpmpp_2m_sde", "dpmpp_3m_sde")  # these of k_diffusion's samplers fail with a single step
 
+CFG_TEXT, CFG_IMAGE = 7.5, 1.5  # of the published model; a config says otherwise under `sampling`
+
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -81,13 +83,21 @@ class ImageEditor:
     Attributes:
         model: the network, in evaluation mode on `device`.
         resolution: the pixels of the longer side that the model was trained for.
+        cfg_text, cfg_image: the guidance scales that suit it.
         device: where it computes.
         precision: "fp32", "fp16" or "bf16".
     """
 
-    def __init__(self, model: LatentDiffusion, resolution: int = 512) -> None:
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        resolution: int = 512,
+        cfg_text: float = CFG_TEXT,
+        cfg_image: float = CFG_IMAGE,
+    ) -> None:
         self.model = model
         self.resolution = resolution
+        self.cfg_text, self.cfg_image = cfg_text, cfg_image
         weight = next(model.parameters())
         self.device = weight.device
         self.precision = next(name for name, dtype in DTYPES.items() if dtype == weight.dtype)
@@ -129,7 +139,9 @@ class ImageEditor:
             raise UserError(f"{files.config}: expected an edit model, got a text-to-image model")
         config = OmegaConf.load(files.config)
         sizes = (OmegaConf.select(config, key) for key in RESOLUTION_KEYS)
-        return cls(model, next(size for size in sizes if size))
+        cfg_text = OmegaConf.select(config, "sampling.cfg_text", default=CFG_TEXT)
+        cfg_image = OmegaConf.select(config, "sampling.cfg_image", default=CFG_IMAGE)
+        return cls(model, next(size for size in sizes if size), cfg_text, cfg_image)
 
     @torch.inference_mode()
     def edit(
@@ -138,8 +150,8 @@ class ImageEditor:
         instruction: str,
         *,
         steps: int = 100,
-        cfg_text: float = 7.5,
-        cfg_image: float = 1.5,
+        cfg_text: float | None = None,
+        cfg_image: float | None = None,
         seed: int | None = None,
         sampler: str = DEFAULT,
         schedule: str = "model",
@@ -152,8 +164,8 @@ class ImageEditor:
             image: any picture, of any mode, that `ldm.images.check_size` accepts.
             instruction: what to change, such as "turn him into a cyborg".
             steps: denoising steps, at least 1.
-            cfg_text: s_T, how strongly to follow the instruction.
-            cfg_image: s_I, how strongly to stay with the picture.
+            cfg_text: s_T, how strongly to follow the instruction; by default the model's.
+            cfg_image: s_I, how strongly to stay with the picture; by default the model's.
             seed: of the random numbers, those of `torch.manual_seed(seed)` on `device`; None draws one.
             sampler: a name of `ldm.sampling.samplers.sampler_names`.
             schedule: noise levels, "model", "karras" or "exponential".
@@ -164,6 +176,8 @@ class ImageEditor:
             UserError: a setting out of range, a picture that cannot be edited, or too little memory.
         """
         check_sampling(sampler, steps)
+        cfg_text = self.cfg_text if cfg_text is None else cfg_text
+        cfg_image = self.cfg_image if cfg_image is None else cfg_image
         image = fit_to_model(to_rgb(image), self.resolution if resolution is None else resolution)
         if not instruction.strip():
             return image

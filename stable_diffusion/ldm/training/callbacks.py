@@ -34,16 +34,17 @@ class SaveLast(pl.Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.saved_step = -1
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self.saved_step = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.fast_dev_run and self.saved_step != trainer.global_step:
+        # All processes save together, so the first one's look at the file decides.
+        if trainer.strategy.broadcast(self._saved_step() != trainer.global_step):
             trainer.save_checkpoint(self.path)
+
+    def _saved_step(self) -> int | None:
+        """Step of the checkpoint that is there."""
+        if not self.path.is_file():
+            return None
+        return torch.load(self.path, map_location="meta", weights_only=True)["global_step"]
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException

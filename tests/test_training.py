@@ -1,0 +1,248 @@
+"""main.py and cache_latents.py run for real, on drawn pictures and networks of a few layers."""
+
+import signal
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+import edit_cli
+import main as trainer_program
+from dataset_creation import cache_latents
+from edit_dataset import EditDataset
+from ldm.checkpoint import load_autoencoder, load_for_training, load_model
+from ldm.data.formats import read_picture
+from ldm.images import read_settings, to_tensor
+from ldm.models.diffusion.ddpm_edit import LatentDiffusion
+from ldm.training.latent_cache import CachedEditDataset
+from ldm.util import UserError, instantiate_from_config
+from ldm.weights_file import read_state_dict
+from tiny_training import SIDE, write_dataset
+from training_runs import STEPS, Project, call, saved
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """The project with its autoencoder trained and its latents cached."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks this small are slower on several threads
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.prepare()
+    yield project
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def edit_run(project: Project) -> Path:
+    """The last checkpoint of an edit training on pictures."""
+    assert project.train("edit") == 0
+    return project.last("edit_test")
+
+
+def differences(one: dict[str, Tensor], other: dict[str, Tensor]) -> set[str]:
+    """Names of what differs."""
+    assert one.keys() == other.keys()
+    return {name for name in one if not torch.equal(one[name], other[name])}
+
+
+# --- The autoencoder ----------------------------------------------------------------------------------------
+
+
+def test_autoencoder_run(project: Project) -> None:
+    """Checkpoints under published keys, the config that was used, pictures and metrics."""
+    checkpoint = saved(project.autoencoder)
+    assert checkpoint["global_step"] == 6
+    model = instantiate_from_config(OmegaConf.load(project.config("autoencoder")).model)
+    assert checkpoint["state_dict"].keys() == model.state_dict().keys()
+    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+    load_autoencoder(model, project.autoencoder)
+    assert differences(fresh, model.state_dict()) == set(fresh), "every weight has moved"
+
+    run = project.logs / "autoencoder_test"
+    (config,) = (run / "configs").glob("*-project.yaml")
+    assert OmegaConf.load(config) == OmegaConf.load(project.config("autoencoder"))
+    with Image.open(run / "images" / "train" / "step-00000006.png") as grid:
+        assert grid.size == (2 * SIDE, 2 * SIDE)  # truth and reconstruction of two pictures
+    assert list((run / "metrics").glob("events*"))
+
+
+def test_cached_latents_are_those_of_the_autoencoder(project: Project) -> None:
+    autoencoder = instantiate_from_config(OmegaConf.load(project.config("autoencoder")).model).eval()
+    load_autoencoder(autoencoder, project.autoencoder)
+    cached = CachedEditDataset(str(project.dataset), splits=(1.0, 0.0, 0.0))
+    assert len(cached) == 8
+    for i in (0, 5):
+        files = [project.dataset / f"{i:07}" / f"100_{side}.jpg" for side in (0, 1)]
+        with torch.no_grad():
+            x = torch.cat([to_tensor(read_picture(file)) for file in files])
+            before, after = autoencoder.encode(x).parameters
+        torch.testing.assert_close(cached[i]["edit"]["c_concat"], before, rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(cached[i]["edited"], after, rtol=2e-3, atol=2e-3)
+    pictures = EditDataset(str(project.dataset), min_resize_res=SIDE, max_resize_res=SIDE, crop_res=SIDE)
+    assert cached[4]["edit"]["c_crossattn"] == pictures[4]["edit"]["c_crossattn"] == "make it purple"
+
+
+def test_equal_pictures_are_cached_once(project: Project, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "dataset", count=3)
+    before = (tmp_path / "dataset" / "0000000" / "100_0.jpg").read_bytes()
+    for i in (1, 2):
+        (tmp_path / "dataset" / f"{i:07}" / "100_0.jpg").write_bytes(before)
+    words = ("--config", project.config("autoencoder"), "--ckpt", project.autoencoder)
+    assert call(cache_latents.main, tmp_path / "dataset", *words) == 0
+    cache = load_file(tmp_path / "dataset" / "latents.safetensors")
+    assert cache["moments"].shape == (4, 8, SIDE // 4, SIDE // 4) and cache["moments"].dtype == torch.float16
+    assert cache["rows"].tolist() == [[0, 1], [0, 2], [0, 3]]
+
+
+def test_cache_must_be_there_and_fit(tmp_path: Path, project: Project) -> None:
+    write_dataset(tmp_path, count=2)
+    with pytest.raises(UserError, match="cache_latents.py writes it"):
+        CachedEditDataset(str(tmp_path))
+    (tmp_path / "latents.safetensors").write_bytes((project.dataset / "latents.safetensors").read_bytes())
+    with pytest.raises(UserError, match="is of 8 pairs, .* has 2"):
+        CachedEditDataset(str(tmp_path))
+
+
+# --- The edit model -----------------------------------------------------------------------------------------
+
+
+def test_edit_run(project: Project, edit_run: Path) -> None:
+    """UNet and text encoder learn, the autoencoder stays, and the average follows each step."""
+    checkpoint = saved(edit_run)
+    assert checkpoint["global_step"] == STEPS
+    state = checkpoint["state_dict"]
+    assert state["model_ema.num_updates"] == STEPS
+    autoencoder = saved(project.autoencoder)["state_dict"]
+    for name, value in autoencoder.items():
+        assert torch.equal(state[f"first_stage_model.{name}"], value), name
+    network = instantiate_from_config(OmegaConf.load(project.config("edit")).model)
+    moved = differences(network.state_dict(), state)
+    assert {"model.diffusion_model.out.2.weight", "model_ema.diffusion_modelout2weight"} <= moved
+    assert any(name.startswith("cond_stage_model.") for name in moved)
+    assert (edit_run.parent / "best.ckpt").is_file()
+    with Image.open(project.logs / "edit_test" / "images" / "train" / f"step-{STEPS:08}.png") as grid:
+        assert grid.size == (3 * SIDE, 2 * SIDE)  # before, after and sample of two examples
+
+
+def test_a_training_makes_a_model_that_edits(project: Project, edit_run: Path, tmp_path: Path) -> None:
+    """Its file loads with the averaged weights, and edit_cli.py makes a picture with it."""
+    model = load_model(project.config("edit"), edit_run)
+    state = read_state_dict(edit_run)
+    averaged = state["model_ema.diffusion_modelout2weight"]
+    assert torch.equal(model.model.diffusion_model.out[2].weight, averaged)
+    assert not torch.equal(averaged, state["model.diffusion_model.out.2.weight"])
+
+    output = tmp_path / "edited.png"
+    words = {
+        "--config": project.config("edit"),
+        "--ckpt": edit_run,
+        "--input": project.dataset / "0000001" / "100_0.jpg",
+        "--output": output,
+        "--edit": "make it green",
+        "--resolution": 64,
+        "--steps": 2,
+        "--seed": 3,
+        "--device": "cpu",
+    }
+    assert call(edit_cli.main, *chain(*words.items())) == 0
+    with Image.open(output) as picture:
+        assert picture.size == (64, 64)
+    assert read_settings(output)["ckpt"] == "last.ckpt"
+
+
+def test_the_same_command_goes_on(project: Project) -> None:
+    assert project.train("edit", run="resumed") == 0
+    first = saved(project.last("edit_resumed"))
+    assert project.train("edit", f"lightning.trainer.max_steps={STEPS + 3}", run="resumed") == 0
+    second = saved(project.last("edit_resumed"))
+    assert (first["global_step"], second["global_step"]) == (STEPS, STEPS + 3)
+    for checkpoint in (first, second):
+        step = checkpoint["global_step"]
+        assert checkpoint["state_dict"]["model_ema.num_updates"] == step
+        assert checkpoint["optimizer_states"][0]["state"][0]["step"] == step
+    files = {file.name for file in project.last("edit_resumed").parent.iterdir()}
+    assert "last.ckpt" in files and not any("-v1" in name for name in files)
+
+    # Nothing is left to do, so nothing changes.
+    assert project.train("edit", f"lightning.trainer.max_steps={STEPS + 3}", run="resumed") == 0
+    third = saved(project.last("edit_resumed"))
+    assert not differences(second["state_dict"], third["state_dict"])
+
+
+@pytest.mark.parametrize("what", ["folder", "checkpoint"])
+def test_resuming_by_name(project: Project, edit_run: Path, what: str, tmp_path: Path) -> None:
+    """``--resume`` takes a run's folder or one of its checkpoints, and needs no other config."""
+    run = tmp_path / "moved"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "configs").mkdir()
+    (run / "checkpoints" / "last.ckpt").write_bytes(edit_run.read_bytes())
+    OmegaConf.save(OmegaConf.load(project.config("edit")), run / "configs" / "2020-project.yaml")
+    given = run if what == "folder" else run / "checkpoints" / "last.ckpt"
+    steps = f"lightning.trainer.max_steps={STEPS + 1}"
+    assert call(trainer_program.main, "--resume", given, "-t", "true", steps) == 0
+    assert saved(run / "checkpoints" / "last.ckpt")["global_step"] == STEPS + 1
+
+
+def test_interrupt_loses_nothing(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C between two checkpoints saves the step, exits with 130, and the same command goes on."""
+    handler = signal.getsignal(signal.SIGINT)
+    callback = "lightning.callbacks.stop"
+    try:
+        code = project.train(
+            "edit", f"{callback}.target=training_runs.InterruptAt", f"{callback}.params.step=2", run="stopped"
+        )
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores further Ctrl-C
+    assert code == 130
+    assert capsys.readouterr().err.endswith("interrupted\n")
+    assert saved(project.last("edit_stopped"))["global_step"] == 2
+    assert project.train("edit", run="stopped") == 0
+    assert saved(project.last("edit_stopped"))["global_step"] == STEPS
+
+
+def test_training_ends_with_a_checkpoint(project: Project) -> None:
+    """Also where the last step is not one that is saved."""
+    every = "lightning.modelcheckpoint.params.every_n_train_steps=2"
+    assert project.train("cached", every, "lightning.trainer.max_steps=3", run="odd") == 0
+    assert saved(project.last("cached_odd"))["global_step"] == 3
+
+
+def edit_loss(network: LatentDiffusion, config: Any) -> float:
+    """Loss without dropout on the four training pairs, always at the same timesteps and noise."""
+    dataset = instantiate_from_config(config.data.params.train)
+    batch = torch.utils.data.default_collate([dataset[i] for i in range(4)])
+    torch.manual_seed(0)
+    losses = []
+    for t in range(50, 1000, 100):
+        with torch.no_grad():
+            x, cond = network.get_input(batch, uniform=torch.ones(4))
+            losses.append(network.p_losses(x, cond, torch.full((4,), t))[0])
+    return torch.stack(losses).mean().item()
+
+
+def test_overfitting_four_pairs(project: Project) -> None:
+    """Trained on the latent cache, the loss falls far below that of a network that predicts no noise."""
+    config = OmegaConf.load(project.config("cached"))
+    network = instantiate_from_config(config.model).eval()
+    load_autoencoder(network.first_stage_model, project.autoencoder)
+    assert edit_loss(network, config) == pytest.approx(1.0, abs=0.05)
+    words = ("max_epochs=100", "max_steps=100", "check_val_every_n_epoch=1000")
+    assert (
+        project.train(
+            "cached",
+            *(f"lightning.trainer.{word}" for word in words),
+            "lightning.callbacks.image_logger.params.batch_frequency=1000",
+            "lightning.modelcheckpoint.params.every_n_train_steps=100",
+            run="overfit",
+        )
+        == 0
+    )
+    load_for_training(network, project.last("cached_overfit"))
+    assert edit_loss(network, config) < 0.45

@@ -1,0 +1,96 @@
+"""ldm.util: building objects from configs, and how programs end."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from ldm.modules.losses import ReconstructionKL
+from ldm.util import UserError, get_obj_from_str, instantiate_from_config
+
+LOSS = "ldm.modules.losses.ReconstructionKL"
+
+
+def test_objects_by_their_path() -> None:
+    assert get_obj_from_str(LOSS) is ReconstructionKL
+    assert get_obj_from_str("os.path.join")("a", "b") == "a/b"
+
+
+@pytest.mark.parametrize("wrap", [dict, OmegaConf.create])
+def test_building(wrap: Any) -> None:
+    assert instantiate_from_config(wrap({"target": LOSS, "params": {"kl_weight": 0.5}})).kl_weight == 0.5
+    assert instantiate_from_config(wrap({"target": LOSS})).kl_weight == 1e-4
+    assert instantiate_from_config(wrap({"target": LOSS, "params": None})).kl_weight == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "expected a mapping with 'target' and 'params', got None"),
+        ({}, "expected a mapping with 'target' and 'params'"),
+        ({"params": {}}, "expected a mapping with 'target' and 'params'"),
+        ({"target": None}, "expected 'package.module.Name', got None"),
+        ({"target": "Identity"}, "expected 'package.module.Name', got 'Identity'"),
+        ({"target": ".losses.Loss"}, "expected 'package.module.Name', got '.losses.Loss'"),
+        ({"target": "os; import sys.x"}, "expected 'package.module.Name', got 'os; import sys.x'"),
+        ({"target": "nowhere.losses.Loss"}, "there is no module 'nowhere'"),
+        ({"target": "ldm.nothing.Loss"}, "there is no module 'ldm.nothing'"),
+        ({"target": "ldm.util.Nothing"}, "ldm.util has no 'Nothing'"),
+        ({"target": LOSS, "params": {"kl": 1, "b": 2}}, f"config of {LOSS}: unknown parameter b, kl"),
+        ({"target": LOSS, "params": [1]}, "expected params by name, got"),
+        (
+            {"target": "ldm.models.autoencoder.AutoencoderKL", "params": {"embed_dim": 4}},
+            "parameter ddconfig, lossconfig is missing",
+        ),
+    ],
+)
+def test_mistakes_in_a_config_are_one_line(config: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        instantiate_from_config(config)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_module_that_lacks_a_dependency_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not "there is no module needs_more": the module is there, what it imports is not."""
+    (tmp_path / "needs_more.py").write_text("import not_installed_here\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="not_installed_here"):
+        get_obj_from_str("needs_more.Thing")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "stderr"),
+    [
+        ("print('done')", 0, ""),
+        ("raise UserError('expected a file, got a folder')", 2, "error: expected a file, got a folder\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        ("raise SystemExit(3)", 3, ""),
+    ],
+)
+def test_how_programs_end(body: str, code: int, stderr: str) -> None:
+    result = run_program(body)
+    assert (result.returncode, result.stderr) == (code, stderr)
+
+
+def test_bugs_keep_their_traceback() -> None:
+    result = run_program("raise ValueError('not the fault of the user')")
+    assert result.returncode == 1
+    assert result.stderr.startswith("Traceback") and "not the fault of the user" in result.stderr
+
+
+def run_program(body: str) -> subprocess.CompletedProcess[str]:
+    program = textwrap.dedent(
+        f"""
+        from ldm.util import UserError, run_main
+
+        def main():
+            {body}
+
+        run_main(main)
+        """
+    )
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
