@@ -9,6 +9,7 @@ import math
 import random
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,7 +139,9 @@ def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
         "published one)",
     )
     group.add_argument(
-        "--steps", type=whole_number(1, 10000), default=100, help="denoising steps (default: %(default)s)"
+        "--steps",
+        type=whole_number(1, 10000),
+        help="denoising steps (default: the model's own, 100 for the published one)",
     )
     group.add_argument(
         "--seed",
@@ -197,21 +200,18 @@ def main() -> None:
 
     from tqdm import tqdm
 
-    from ldm.editor import ImageEditor, check_sampling, find_model
+    from ldm.editor import ImageEditor, check_sampling, find_model, read_defaults
 
-    check_sampling(args.sampler, args.steps)
     files = find_model(args.config, args.ckpt)
     if files.notice:
         print(files.notice, file=sys.stderr)
+    chosen = {name: getattr(args, name) for name in ("resolution", "steps", "cfg_text", "cfg_image")}
+    chosen = asdict(read_defaults(files.config)) | {k: v for k, v in chosen.items() if v is not None}
+    sampling = {"seed": seed, "sampler": args.sampler, "schedule": args.schedule, **chosen}
+    check_sampling(args.sampler, chosen["steps"])
     editor = ImageEditor.load(files.config, files.ckpt, args.vae_ckpt, args.device, args.precision)
     settings = {
-        "seed": seed,
-        "steps": args.steps,
-        "cfg_text": editor.cfg_text if args.cfg_text is None else args.cfg_text,
-        "cfg_image": editor.cfg_image if args.cfg_image is None else args.cfg_image,
-        "resolution": args.resolution or editor.resolution,
-        "sampler": args.sampler,
-        "schedule": args.schedule,
+        **sampling,
         "edit": args.edit,
         "input": Path(args.input).name,
         "ckpt": files.ckpt.name,
@@ -220,19 +220,8 @@ def main() -> None:
         "precision": editor.precision,
     }
     print("settings:", json.dumps(settings))  # ASCII, which every terminal can show
-    with tqdm(total=args.steps, desc="edit", unit="step", disable=not args.edit.strip()) as bar:
-        edited = editor.edit(
-            picture,
-            args.edit,
-            steps=args.steps,
-            cfg_text=args.cfg_text,
-            cfg_image=args.cfg_image,
-            seed=seed,
-            sampler=args.sampler,
-            schedule=args.schedule,
-            resolution=args.resolution,
-            callback=lambda state: bar.update(),
-        )
+    with tqdm(total=chosen["steps"], desc="edit", unit="step", disable=not args.edit.strip()) as bar:
+        edited = editor.edit(picture, args.edit, callback=lambda state: bar.update(), **sampling)
     images.save_image(edited, args.output, settings)
     width, height = edited.size
     print(f"wrote {args.output!a}: {width}x{height} pixels, {time.perf_counter() - started:.1f} s")

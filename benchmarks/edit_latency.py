@@ -171,7 +171,7 @@ def run_diffusers(work: Path, steps: int) -> None:
     from PIL import Image
 
     pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(
-        work / "diffusers", torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+        work / "diffusers", safety_checker=None, requires_safety_checker=False
     )
     pipeline.set_progress_bar_config(desc="edit")
     edited = pipeline(

@@ -279,8 +279,8 @@ def main() -> None:
     if not args.sweep:  # before the model, so that missing data is told at once
         sets = {name: read_pairs(examples_of(args.data / name), GROUP_SIZE, args.limit) for name in args.sets}
     editor = ImageEditor.load(args.config, args.ckpt, device=args.device)
-    args.cfg_text = editor.cfg_text if args.cfg_text is None else args.cfg_text
-    args.cfg_image = editor.cfg_image if args.cfg_image is None else args.cfg_image
+    args.cfg_text = editor.defaults.cfg_text if args.cfg_text is None else args.cfg_text
+    args.cfg_image = editor.defaults.cfg_image if args.cfg_image is None else args.cfg_image
     settings = settings_of(editor, args)
     print("settings:", json.dumps(settings))
     if args.sweep:

@@ -201,7 +201,7 @@ def test_published_command_lines_parse():
     )
     args = parser.parse_args(shlex.split(line))
     assert (args.steps, args.resolution, args.seed, args.cfg_text, args.cfg_image) == (
-        100,
+        None,
         None,
         None,
         None,

@@ -47,8 +47,8 @@ def test_it_does_what_it_is_told(editor: ImageEditor, held_out: EditPairs):
         held_out.before,
         held_out.instructions,
         steps=STEPS,
-        cfg_text=editor.cfg_text,
-        cfg_image=editor.cfg_image,
+        cfg_text=editor.defaults.cfg_text,
+        cfg_image=editor.defaults.cfg_image,
         seed=0,
     )
     found = measure(edited, held_out).averages()
@@ -60,7 +60,7 @@ def test_it_does_what_it_is_told(editor: ImageEditor, held_out: EditPairs):
 
 def test_a_batch_gives_the_pictures_of_single_edits(editor: ImageEditor, held_out: EditPairs):
     rows = slice(8, 12)
-    options = {"steps": 2, "cfg_text": editor.cfg_text, "cfg_image": editor.cfg_image}
+    options = {"steps": 2, "cfg_text": editor.defaults.cfg_text, "cfg_image": editor.defaults.cfg_image}
     batch = edit_batch(
         editor.model, held_out.before[rows], held_out.instructions[rows], seed=3, **options
     )  # [4, 3, H, W]

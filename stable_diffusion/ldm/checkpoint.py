@@ -45,9 +45,9 @@ _VAE = "first_stage_model."
 
 def load_model(
     config: DictConfig | str | Path,
-    ckpt: str | Path,
+    ckpt: str | Path | Weights,
     *,
-    vae_ckpt: str | Path | None = None,
+    vae_ckpt: str | Path | Weights | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> LatentDiffusion:
@@ -59,7 +59,7 @@ def load_model(
     Args:
         config: a configuration, or the path of a YAML file, with `target` and `params` at its top or under
             `model`. Its `use_ema` and every `ckpt_path` in it are overruled.
-        ckpt: weights of the whole model.
+        ckpt: weights of the whole model, a file or one that is already open.
         vae_ckpt: weights of the autoencoder, used in place of those in `ckpt`.
         device: where the model goes.
         dtype: precision of the weights; the noise schedule stays in float32.
@@ -67,8 +67,8 @@ def load_model(
     Raises:
         UserError: the configuration or a file cannot be read, or they do not fit each other.
     """
-    weights = open_weights(ckpt)
-    vae = open_weights(vae_ckpt) if vae_ckpt else weights
+    weights = open_weights(ckpt) if isinstance(ckpt, str | Path) else ckpt
+    vae = open_weights(vae_ckpt) if isinstance(vae_ckpt, str | Path) else vae_ckpt or weights
     with torch.device("meta"):
         model = instantiate_from_config(_for_inference(config))
     model.register_schedule()
@@ -182,16 +182,25 @@ def save_safetensors(
             part.unlink()
 
 
-def _for_inference(config: DictConfig | Mapping[str, Any] | str | Path) -> DictConfig:
-    """Return a copy of a model's configuration without EMA and without files to start from."""
+def read_config(config: DictConfig | Mapping[str, Any] | str | Path) -> Any:
+    """Return a configuration, or what its YAML file holds, with all references resolved.
+
+    Raises:
+        UserError: the file cannot be read or is no YAML.
+    """
     source = f" {config}" if isinstance(config, str | Path) else ""
     try:
         config = OmegaConf.load(config) if source else config
-        config = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+        return OmegaConf.create(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
         raise UserError(f"cannot read configuration{source}: {reason}") from error
-    model = OmegaConf.create(config)
+
+
+def _for_inference(config: DictConfig | Mapping[str, Any] | str | Path) -> DictConfig:
+    """Return a copy of a model's configuration without EMA and without files to start from."""
+    source = f" {config}" if isinstance(config, str | Path) else ""
+    model = read_config(config)
     model = model.get("model", model) if isinstance(model, DictConfig) else None
     if not isinstance(model, DictConfig) or not isinstance(model.get("params"), DictConfig):
         raise UserError(f"configuration{source}: expected a model with 'target' and 'params'")

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from ldm.checkpoint import load_model
+from ldm.checkpoint import load_model, read_config
 from ldm.images import fit_to_model, to_image, to_rgb, to_tensor
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.sampling.guidance import EditDenoiser
 from ldm.sampling.samplers import DEFAULT, Callback, sample, sample_euler_ancestral, sampler_names
 from ldm.sampling.schedule import model_sigmas, schedule_sigmas
-from ldm.util import UserError
+from ldm.util import UserError, keep_freed_memory, reject_unknown
+from ldm.weights_file import Weights, open_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/generate.yaml"
@@ -38,9 +40,38 @@ RESOLUTION_KEYS = (
 
 TWO_STEPS = ("dpmpp_2m_sde", "dpmpp_3m_sde")  # these of k_diffusion's samplers fail with a single step
 
-CFG_TEXT, CFG_IMAGE = 7.5, 1.5  # of the published model; a config says otherwise under `sampling`
-
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What suits a model; these values are the published one's, a config says otherwise under `sampling`.
+
+    Attributes:
+        resolution: the pixels of the longer side that the model was trained for.
+        steps: denoising steps.
+        cfg_text, cfg_image: guidance scales.
+    """
+
+    resolution: int = 512
+    steps: int = 100
+    cfg_text: float = 7.5
+    cfg_image: float = 1.5
+
+
+def read_defaults(config: str | Path) -> Defaults:
+    """The defaults of a model by its YAML file.
+
+    Raises:
+        UserError: the file cannot be read, or its `sampling` has a name that is none of them.
+    """
+    content = read_config(config)
+    if not isinstance(content, DictConfig):
+        return Defaults()  # loading the model will say what is wrong with the file
+    sizes = filter(None, (OmegaConf.select(content, key) for key in RESOLUTION_KEYS))
+    chosen = dict(OmegaConf.select(content, "sampling") or {})
+    reject_unknown(f"{config}: sampling", Defaults, chosen)
+    return Defaults(**{"resolution": next(sizes, Defaults.resolution), **chosen})
 
 
 class ModelFiles(NamedTuple):
@@ -82,22 +113,15 @@ class ImageEditor:
 
     Attributes:
         model: the network, in evaluation mode on `device`.
-        resolution: the pixels of the longer side that the model was trained for.
-        cfg_text, cfg_image: the guidance scales that suit it.
+        defaults: what suits the model.
         device: where it computes.
         precision: "fp32", "fp16" or "bf16".
     """
 
-    def __init__(
-        self,
-        model: LatentDiffusion,
-        resolution: int = 512,
-        cfg_text: float = CFG_TEXT,
-        cfg_image: float = CFG_IMAGE,
-    ) -> None:
+    def __init__(self, model: LatentDiffusion, defaults: Defaults, files: Collection[Weights] = ()) -> None:
         self.model = model
-        self.resolution = resolution
-        self.cfg_text, self.cfg_image = cfg_text, cfg_image
+        self.defaults = defaults
+        self._files = files  # whose numbers the model may still be a view of
         weight = next(model.parameters())
         self.device = weight.device
         self.precision = next(name for name, dtype in DTYPES.items() if dtype == weight.dtype)
@@ -130,18 +154,17 @@ class ImageEditor:
             precision = "fp16" if place.type == "cuda" else "fp32"
         files = find_model(config, ckpt)
         with _memory_errors("load the model"):
-            model = load_model(
-                files.config, files.ckpt, vae_ckpt=vae_ckpt, device=place, dtype=DTYPES[precision]
-            )
-            for network in (model.model, model.first_stage_model):  # the layout convolutions are fastest in
-                network.to(memory_format=torch.channels_last)
+            weights = open_weights(files.ckpt)
+            vae = open_weights(vae_ckpt) if vae_ckpt else weights
+            model = load_model(files.config, weights, vae_ckpt=vae, device=place, dtype=DTYPES[precision])
+            if place.type == "cpu":  # where a copy in another layout would not pay
+                keep_freed_memory()
+            else:
+                for network in (model.model, model.first_stage_model):
+                    network.to(memory_format=torch.channels_last)
         if model.model.conditioning_key != "hybrid":
             raise UserError(f"{files.config}: expected an edit model, got a text-to-image model")
-        config = OmegaConf.load(files.config)
-        sizes = (OmegaConf.select(config, key) for key in RESOLUTION_KEYS)
-        cfg_text = OmegaConf.select(config, "sampling.cfg_text", default=CFG_TEXT)
-        cfg_image = OmegaConf.select(config, "sampling.cfg_image", default=CFG_IMAGE)
-        return cls(model, next(size for size in sizes if size), cfg_text, cfg_image)
+        return cls(model, read_defaults(files.config), {weights, vae})
 
     @torch.inference_mode()
     def edit(
@@ -149,7 +172,7 @@ class ImageEditor:
         image: Image.Image,
         instruction: str,
         *,
-        steps: int = 100,
+        steps: int | None = None,
         cfg_text: float | None = None,
         cfg_image: float | None = None,
         seed: int | None = None,
@@ -163,7 +186,7 @@ class ImageEditor:
         Args:
             image: any picture, of any mode, that `ldm.images.check_size` accepts.
             instruction: what to change, such as "turn him into a cyborg".
-            steps: denoising steps, at least 1.
+            steps: denoising steps, at least 1; by default the model's.
             cfg_text: s_T, how strongly to follow the instruction; by default the model's.
             cfg_image: s_I, how strongly to stay with the picture; by default the model's.
             seed: of the random numbers, those of `torch.manual_seed(seed)` on `device`; None draws one.
@@ -175,10 +198,12 @@ class ImageEditor:
         Raises:
             UserError: a setting out of range, a picture that cannot be edited, or too little memory.
         """
+        steps = self.defaults.steps if steps is None else steps
+        cfg_text = self.defaults.cfg_text if cfg_text is None else cfg_text
+        cfg_image = self.defaults.cfg_image if cfg_image is None else cfg_image
+        resolution = self.defaults.resolution if resolution is None else resolution
         check_sampling(sampler, steps)
-        cfg_text = self.cfg_text if cfg_text is None else cfg_text
-        cfg_image = self.cfg_image if cfg_image is None else cfg_image
-        image = fit_to_model(to_rgb(image), self.resolution if resolution is None else resolution)
+        image = fit_to_model(to_rgb(image), resolution)
         if not instruction.strip():
             return image
         model = self.model
@@ -192,18 +217,24 @@ class ImageEditor:
         with _memory_errors(f"edit at {image.width}x{image.height} pixels"):
             pixels = to_tensor(image).to(self.device, DTYPES[self.precision])  # [1, 3, H, W]
             denoise, image_latent = _edit_denoiser(model, pixels, [instruction], cfg_text, cfg_image)
+            self._release_files()  # each network is used in turn: only one at a time need be in memory
             sigmas = schedule_sigmas(schedule, model_sigmas(model.alphas_cumprod), steps)  # [steps + 1]
             z = noise(image_latent.float()) * sigmas[0]
             if sampler == DEFAULT:
                 z = sample_euler_ancestral(denoise, z, sigmas, noise=noise, callback=callback)
             else:
                 z = sample(sampler, denoise, z, sigmas, callback=callback)
+            self._release_files()
             pixels = model.decode_first_stage(z.to(pixels.dtype))  # [1, 3, H, W]
         if not pixels.isfinite().all():
             raise UserError(
                 f"the result in {self.precision} is not a number: try fp32, or smaller guidance scales"
             )
         return to_image(pixels[0])
+
+    def _release_files(self) -> None:
+        for file in self._files:
+            file.release()
 
 
 @torch.inference_mode()

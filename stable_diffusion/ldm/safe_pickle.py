@@ -15,7 +15,6 @@ pickles that it wrote before. The tar archives of 2017 and TorchScript programs 
 
 from __future__ import annotations
 
-import mmap
 import pickle
 import struct
 import sys
@@ -28,6 +27,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from ldm.mapped_file import MappedFile
 from ldm.util import UserError
 
 STREAM_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file written before PyTorch 1.6
@@ -216,9 +216,9 @@ class PickledWeights:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = MappedFile(path)
+        self._bytes = self._file.bytes
         with path.open("rb") as file:
-            # Private and writable: an optimizer may write to a tensor, and the file stays as it is.
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             try:
                 read = self._read_zip if self._bytes[:2] == b"PK" else self._read_stream
                 content, self._starts = read(file)
@@ -229,7 +229,6 @@ class PickledWeights:
                 reason = _one_line(error)
                 raise UserError(f"cannot read {path}: damaged, or no PyTorch file ({reason})") from error
         self.shapes = {name: entry.shape for name, entry in self._entries.items()}
-        self._copies: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def read(self, name: str) -> Tensor:
         """Return one tensor, a view of the mapped file; tensors that share numbers there share them here."""
@@ -244,17 +243,11 @@ class PickledWeights:
     def _numbers(self, storage: Storage, dtype: torch.dtype) -> Tensor:
         """Return all numbers of a storage, a tensor of one axis."""
         size = storage.count * (storage.dtype or torch.uint8).itemsize
-        count = size // dtype.itemsize
-        if count == 0:
-            return torch.empty(0, dtype=dtype)
-        start = self._starts[storage.key]
-        if start % dtype.itemsize == 0:
-            return torch.frombuffer(self._bytes, dtype=dtype, count=count, offset=start)
-        key = (storage.key, dtype)  # processors want numbers at multiples of their size: copy them, once
-        if key not in self._copies:
-            run = bytearray(self._bytes[start : start + size])
-            self._copies[key] = torch.frombuffer(run, dtype=dtype, count=count)
-        return self._copies[key]
+        return self._file.numbers(dtype, self._starts[storage.key], size // dtype.itemsize)
+
+    def release(self) -> None:
+        """See `MappedFile.release`."""
+        self._file.release()
 
     def _read_zip(self, file: BinaryIO) -> tuple[Any, dict[str, int]]:
         """Return the unpickled content, and for each storage where its bytes start."""

@@ -11,9 +11,11 @@ import struct
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ldm.mapped_file import MappedFile
 from ldm.safe_pickle import PickledWeights
 from ldm.util import UserError
 
@@ -25,13 +27,32 @@ _DOWNLOADS = {
 }
 
 
+_SAFETENSORS_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
 class Weights(Protocol):
-    """An opened weights file, name → shape of every tensor in it, and a reader of one of them."""
+    """An opened weights file: name → shape of every tensor in it, and a reader of one of them.
+
+    Tensors are views of the mapped file; `release` is `MappedFile.release`.
+    """
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
 
     def read(self, name: str) -> Tensor: ...
+
+    def release(self) -> None: ...
 
 
 class SafetensorsWeights:
@@ -47,23 +68,41 @@ class SafetensorsWeights:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = file.read(min(length, given))
-        expected = 8 + length
+        self._start = expected = 8 + length
         try:
             if len(header) == length:
                 tensors = json.loads(header)
                 tensors.pop("__metadata__", None)
                 self.shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
-                expected += max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+                self._entries = {
+                    name: (entry["dtype"], *entry["data_offsets"]) for name, entry in tensors.items()
+                }
+                expected += max((end for _, _, end in self._entries.values()), default=0)
             if given >= expected:
-                self._file = safe_open(path, framework="pt")
+                with safe_open(path, framework="pt"):  # checks shapes, types and places against each other
+                    self._file = MappedFile(path)
         except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"cannot read {path}: its header is damaged{_again(path)}") from error
         if given < expected:
             raise UserError(f"cannot read {path}: truncated, {given} of {expected} bytes{_again(path)}")
 
     def read(self, name: str) -> Tensor:
-        """Return one tensor, on the CPU, mapped from the file."""
-        return self._file.get_tensor(name)
+        """Return one tensor, on the CPU, a view of the mapped file.
+
+        Raises:
+            UserError: its numbers are of a type that weights never have.
+        """
+        kind, start, end = self._entries[name]
+        if kind not in _SAFETENSORS_TYPES:
+            raise UserError(f"cannot read {self.path}: tensor {name} is of type {kind}")
+        dtype = _SAFETENSORS_TYPES[kind]
+        return self._file.numbers(dtype, self._start + start, (end - start) // dtype.itemsize).view(
+            self.shapes[name]
+        )
+
+    def release(self) -> None:
+        """See `MappedFile.release`."""
+        self._file.release()
 
 
 def open_weights(path: str | Path) -> Weights:
