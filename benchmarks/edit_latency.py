@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,12 @@ CONFIG = ROOT / "configs/generate.yaml"
 INSTRUCTION = "turn him into a cyborg"
 CFG_TEXT, CFG_IMAGE = 7.5, 1.5
 TARGETS = {"first_step": 0.45, "step": 0.9, "memory": 0.85}  # ours / diffusers, at most
+LABELS = {
+    "first_step": "first step finished, s",
+    "step": "a later step, s",
+    "memory": "peak memory, GB",
+    "whole": "whole process, s",
+}
 PROGRESS = re.compile(rb"edit: [^\r\n]*?\| *(\d+)/\d+ ")  # of tqdm, in both programs
 
 
@@ -50,9 +57,7 @@ class Run:
 def write_checkpoint(path: Path, ema: bool) -> None:
     """Write the published layout with random weights that keep activations of order one.
 
-    Args:
-        path: the .safetensors file.
-        ema: also store a moving average of the UNet, as the published file does; it equals the weights.
+    With `ema` it also holds a moving average of the UNet, as the published file does; it equals the weights.
     """
     import torch
     from omegaconf import OmegaConf
@@ -81,33 +86,17 @@ def write_checkpoint(path: Path, ema: bool) -> None:
 
 def write_diffusers_folder(checkpoint: Path, folder: Path) -> None:
     """Convert a checkpoint to a folder that diffusers loads; its own code maps the names."""
-    import torch
-    from diffusers import (
-        AutoencoderKL,
-        EulerAncestralDiscreteScheduler,
-        StableDiffusionInstructPix2PixPipeline,
-        UNet2DConditionModel,
-    )
+    import diffusers
     from safetensors.torch import load_file
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     from ldm.modules.encoders.tokenizer import load_bpe
 
     state = load_file(checkpoint)
-    with torch.device("meta"):  # for their configurations
-        networks = {
-            "unet": UNet2DConditionModel(in_channels=8, cross_attention_dim=768),
-            "vae": AutoencoderKL(
-                block_out_channels=(128, 256, 512, 512),
-                layers_per_block=2,
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-            ),
-        }
-    parts = {}
-    for name, network in networks.items():
-        network.save_config(folder / name)
-        parts[name] = type(network).from_single_file(dict(state), config=str(folder), subfolder=name)
+    parts = {
+        name: network.from_single_file(dict(state), original_config=str(CONFIG))
+        for name, network in (("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL))
+    }
     encoder = CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12))
     prefix = "cond_stage_model.transformer."
     if not any(name.startswith("text_model.") for name in encoder.state_dict()):
@@ -115,13 +104,13 @@ def write_diffusers_folder(checkpoint: Path, folder: Path) -> None:
     text = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
     encoder.load_state_dict(text, strict=True)
     tokenizer = folder / "tokenizer"
-    tokenizer.mkdir(exist_ok=True)
+    tokenizer.mkdir(parents=True, exist_ok=True)
     load_bpe().model.save(str(tokenizer))  # vocab.json and merges.txt
-    StableDiffusionInstructPix2PixPipeline(
+    diffusers.StableDiffusionInstructPix2PixPipeline(
         **parts,
         text_encoder=encoder,
         tokenizer=CLIPTokenizer.from_pretrained(tokenizer, model_max_length=77),
-        scheduler=EulerAncestralDiscreteScheduler(1000, 0.00085, 0.012, "scaled_linear"),
+        scheduler=diffusers.EulerAncestralDiscreteScheduler(1000, 0.00085, 0.012, "scaled_linear"),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -129,12 +118,11 @@ def write_diffusers_folder(checkpoint: Path, folder: Path) -> None:
 
 
 def prepare(work: Path, resolution: int, ema: bool) -> None:
-    """Write what both programs read, unless it is there from a run with --keep."""
-    import numpy as np
+    """Write what both programs read, unless an earlier run has left it there."""
     from PIL import Image
 
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((resolution, resolution)).save(work / "input.png")
+    noise = Image.effect_noise((8, 8), 200).convert("RGB")
+    noise.resize((resolution, resolution)).save(work / "input.png")
     checkpoint, folder = work / ("ema.safetensors" if ema else "weights.safetensors"), work / "diffusers"
     if not checkpoint.exists():
         write_checkpoint(checkpoint, ema)
@@ -147,21 +135,19 @@ def prepare(work: Path, resolution: int, ema: bool) -> None:
 
 def our_command(work: Path, args: argparse.Namespace) -> list[str]:
     """The command line of edit_cli.py."""
-    options = {
-        "--input": work / "input.png",
-        "--output": work / "ours.png",
-        "--edit": INSTRUCTION,
-        "--config": CONFIG,
-        "--ckpt": work / ("ema.safetensors" if args.ema else "weights.safetensors"),
-        "--resolution": args.resolution,
-        "--steps": args.steps,
-        "--cfg-text": CFG_TEXT,
-        "--cfg-image": CFG_IMAGE,
-        "--seed": 0,
-        "--device": "cpu",
-        "--precision": "fp32",
-    }
-    return [str(ROOT / "edit_cli.py"), *(str(word) for option in options.items() for word in option)]
+    weights = work / ("ema.safetensors" if args.ema else "weights.safetensors")
+    return [
+        *(
+            f"{ROOT}/edit_cli.py",
+            f"--config={CONFIG}",
+            f"--ckpt={weights}",
+            "--device=cpu",
+            "--precision=fp32",
+        ),
+        *(f"--input={work}/input.png", f"--output={work}/ours.png", f"--edit={INSTRUCTION}", "--seed=0"),
+        *(f"--resolution={args.resolution}", f"--steps={args.steps}"),
+        *(f"--cfg-text={CFG_TEXT}", f"--cfg-image={CFG_IMAGE}"),
+    ]
 
 
 def run_diffusers(work: Path, steps: int) -> None:
@@ -200,23 +186,27 @@ def measure(command: list[str], steps: int) -> Run:
         [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
     )
     shown, finished = b"", {}
-    while chunk := os.read(process.stderr.fileno(), 65536):
-        now = time.perf_counter() - started
-        shown += chunk
-        for step in PROGRESS.findall(shown):
-            finished.setdefault(int(step), now)
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        while chunk := os.read(process.stderr.fileno(), 65536):
+            now = time.perf_counter() - started
+            shown += chunk
+            for step in PROGRESS.findall(shown):
+                finished.setdefault(int(step), now)
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        process.kill()
+        raise
     whole = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode or not finished.keys() >= set(range(1, steps + 1)):
         text = shown.decode(errors="replace")[-2000:]
         sys.exit(f"exit code {process.returncode}, saw steps {sorted(finished)} of: {command}\n{text}")
     times = [finished[step] for step in range(1, steps + 1)]
-    kilobytes = usage.ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    unit = 1 if sys.platform == "darwin" else 1024
     return Run(
         first_step=times[0],
         step=statistics.median(b - a for a, b in zip(times, times[1:], strict=False)),
-        memory=kilobytes * 1024 / 1e9,
+        memory=usage.ru_maxrss * unit / 1e9,
         whole=whole,
     )
 
@@ -257,18 +247,12 @@ def pixel_difference(work: Path) -> int:
 
 def report(result: dict[str, object], args: argparse.Namespace) -> str:
     """The medians and ratios as a table."""
-    labels = {
-        "first_step": "first step finished, s",
-        "step": "a later step, s",
-        "memory": "peak memory, GB",
-        "whole": "whole process, s",
-    }
     medians, ratios = result["medians"], result["ratios"]
     lines = [
         f"{args.resolution} px, {args.steps} steps, median of {args.runs} runs, float32 on the CPU",
         f"{'':24}{'ours':>10}{'diffusers':>12}{'ratio':>8}{'target':>10}",
     ]
-    for key, label in labels.items():
+    for key, label in LABELS.items():
         line = f"{label:24}{medians['ours'][key]:10.2f}{medians['diffusers'][key]:12.2f}{ratios[key]:8.2f}"
         if key in TARGETS:
             line += f"   ≤ {TARGETS[key]:.2f} {'met' if ratios[key] <= TARGETS[key] else 'MISSED'}"
@@ -279,23 +263,14 @@ def report(result: dict[str, object], args: argparse.Namespace) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "part",
-        nargs="?",
-        choices=("compare", "prepare", "diffusers"),
-        default="compare",
-        help="compare runs everything; the others are its processes (default: %(default)s)",
-    )
-    parser.add_argument("--runs", type=int, default=3, help="of each program (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=4, help="at least 2 (default: %(default)s)")
-    parser.add_argument("--resolution", type=int, default=256, help="pixels of a side (default: %(default)s)")
-    parser.add_argument("--ema", action="store_true", help="a checkpoint with a second, averaged UNet in it")
-    parser.add_argument(
-        "--work-dir",
-        type=Path,
-        help="weights and pictures are kept in it and used again (default: a temporary folder)",
-    )
-    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    add, parts = parser.add_argument, ("compare", "prepare", "diffusers")
+    add("part", nargs="?", choices=parts, default=parts[0], help="compare (default) runs the others")
+    add("--runs", type=int, default=3, help="of each program (default: %(default)s)")
+    add("--steps", type=int, default=4, help="at least 2 (default: %(default)s)")
+    add("--resolution", type=int, default=256, help="pixels of a side (default: %(default)s)")
+    add("--ema", action="store_true", help="a checkpoint with a second, averaged UNet in it")
+    add("--work-dir", type=Path, help="files are kept there and used again (default: a temporary folder)")
+    add("--json", action="store_true", help="print all figures as JSON")
     return parser
 
 
@@ -309,6 +284,7 @@ def main() -> None:
     else:
         if args.steps < 2 or args.runs < 1 or args.resolution % 64:
             sys.exit("expected --steps of at least 2, --runs of at least 1, --resolution a multiple of 64")
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # cleans up, unlike the default
         with contextlib.ExitStack() as stack:
             work = args.work_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="edit_latency_"))
             Path(work).mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ldm.checkpoint import save_safetensors
-from ldm.weights_file import read_state_dict
+from ldm.weights_file import open_weights, read_state_dict
 from weights_files import message, save
 
 # --- formats ---
@@ -29,6 +29,33 @@ def test_writing_to_read_weights_leaves_the_file_alone(tmp_path: Path) -> None:
         path = save({"a": torch.ones(3)}, tmp_path / kind, kind)
         read_state_dict(path)["a"].zero_()
         assert read_state_dict(path)["a"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of memory")
+@pytest.mark.parametrize("kind", ["safetensors", "bare"])
+def test_released_weights_leave_memory_and_come_back(tmp_path: Path, kind: str) -> None:
+    def mapped_megabytes() -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssFile"))
+
+    numbers = torch.randn(8 * 2**20)  # 32 MB
+    weights = open_weights(save({"a": numbers}, tmp_path / "x", kind))
+    tensor = weights.read("a")
+    unread = mapped_megabytes()
+    for _ in range(2):
+        assert torch.equal(tensor, numbers)
+        assert mapped_megabytes() > unread + 24
+        weights.release()
+        assert mapped_megabytes() < unread + 8
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "Q4"])
+def test_safetensors_of_unknown_numbers(tmp_path: Path, dtype: str) -> None:
+    header = json.dumps({"a": {"dtype": dtype, "shape": [2], "data_offsets": [0, 2]}}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes([1, 2]))
+    said = message(read_state_dict, path)
+    assert f"tensor a is of type {dtype}" in said or "its header is damaged" in said
 
 
 @pytest.mark.parametrize("first_byte", [0x08, 0x3C, 0x50, 0x80])
