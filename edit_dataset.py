@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.formats import pair_paths, read_examples, read_picture, read_prompt, split_examples
+from ldm.data.formats import SHARES, pair_paths, read_examples, read_picture, read_prompt, split_examples
 from ldm.images import to_tensor
 from ldm.util import UserError
 
@@ -43,7 +43,7 @@ class EditDataset(Dataset):
         self,
         path: str,
         split: str = "train",
-        splits: Sequence[float] = (0.9, 0.05, 0.05),
+        splits: Sequence[float] = SHARES,
         min_resize_res: int = 256,
         max_resize_res: int = 256,
         crop_res: int = 256,
@@ -92,7 +92,7 @@ class EditDatasetEval(Dataset):
     """
 
     def __init__(
-        self, path: str, split: str = "train", splits: Sequence[float] = (0.9, 0.05, 0.05), res: int = 256
+        self, path: str, split: str = "train", splits: Sequence[float] = SHARES, res: int = 256
     ) -> None:
         self.res = res
         self.examples = split_examples(read_examples(path), split, splits)

@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset_creation.avatars.kinds import edit_kind
-from ldm.data.formats import Example, read_examples, split_examples
+from ldm.data.formats import SHARES, Example, read_examples, split_examples
 from ldm.editor import DTYPES, EMBEDDED, EMBEDDED_CONFIG, ROOT, ImageEditor, edit_batch
 from ldm.images import prepare_output, to_image
 from ldm.util import UserError, run_main
@@ -42,7 +42,6 @@ SWEEP_TEXT = (1.0, 1.5, 2.0, 3.0, 5.0, 7.5)
 SWEEP_IMAGE = (1.0, 1.5, 2.0)
 SWEEP_GROUPS = 40
 TRAIN_GROUP_SIZE = 4  # edits of one picture in training data; chance is 25 % there
-TRAIN_SPLITS = (0.9, 0.05, 0.05)  # of `EditDataset`
 
 SHEET_PAIRS, SHEET_COLUMNS = 24, 3
 SHEET_BYTES = 500_000
@@ -230,7 +229,7 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
 
 def sweep(editor: ImageEditor, args: argparse.Namespace) -> None:
     """Print the measures for every pair of guidance scales, on validation pairs of the training set."""
-    examples = split_examples(examples_of(args.data / "train"), "val", TRAIN_SPLITS)
+    examples = split_examples(examples_of(args.data / "train"), "val", SHARES)
     pairs = read_pairs(examples, TRAIN_GROUP_SIZE, args.limit or SWEEP_GROUPS)
     scales = [(text, image) for image in SWEEP_IMAGE for text in SWEEP_TEXT]
     with tqdm(total=len(scales) * len(pairs.prompts), desc="sweep", unit="edit") as bar:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from omegaconf import OmegaConf
-
-from ldm.checkpoint import load_autoencoder
+from ldm.checkpoint import load_autoencoder, read_config
 from ldm.training.latent_cache import write_latent_cache
 from ldm.util import instantiate_from_config, run_main
 
@@ -21,7 +19,7 @@ def main() -> None:
     parser.add_argument("--ckpt", required=True, help="weights of the autoencoder")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures at once (default: %(default)s)")
     args = parser.parse_args()
-    config = OmegaConf.load(args.config).model
+    config = read_config(args.config).model
     autoencoder = instantiate_from_config(config.params.get("first_stage_config", config)).eval()
     load_autoencoder(autoencoder, args.ckpt)
     print(write_latent_cache(args.dataset, autoencoder, args.batch_size))

@@ -8,12 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from ldm.checkpoint import load_model, save_safetensors
+from ldm.editor import DTYPES
 from ldm.util import UserError, run_main
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,6 @@ import main as trainer_program
 from training_runs import Project, call, saved
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """The project with its autoencoder trained and its latents cached."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # networks this small are slower on several threads
-    project = Project(tmp_path_factory.mktemp("project"))
-    project.prepare()
-    yield project
-    torch.set_num_threads(threads)
 
 
 def test_overrides_stand_anywhere(project: Project) -> None:

@@ -1,7 +1,6 @@
 """main.py and cache_latents.py run for real, on drawn pictures and networks of a few layers."""
 
 import signal
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,6 @@ from ldm.util import UserError, instantiate_from_config
 from ldm.weights_file import read_state_dict
 from tiny_training import SIDE, write_dataset
 from training_runs import STEPS, Project, call, saved
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """The project with its autoencoder trained and its latents cached."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # networks this small are slower on several threads
-    project = Project(tmp_path_factory.mktemp("project"))
-    project.prepare()
-    yield project
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,11 @@ def render(command: list[str], pictures: list[tuple[Style, dict[str, str]]], siz
     return np.frombuffer(done.stdout, np.uint8).reshape(len(pictures), size, size, 3)
 
 
+def draw(command: list[str], people: list[Person], size: int) -> Iterator[np.ndarray]:
+    """The pictures of all `Person.states`, person by person, each [size, size, 3] uint8 RGB."""
+    return iter(render(command, [(p.style, state) for p in people for state in p.states()], size))
+
+
 def differ(a: np.ndarray, b: np.ndarray, pixels: int) -> bool:
     """Whether two pictures [size, size, 3] differ visibly, in at least `pixels` pixels of 64 x 64."""
     step = np.abs(a.astype(np.int16) - b.astype(np.int16)).max(axis=-1)
@@ -111,8 +116,7 @@ def _prompt(person: Person, before: dict, after: dict, text: str) -> dict[str, s
 
 def train_pairs(people: list[Person], command: list[str], size: int, edits: int, seed: int) -> list[Pair]:
     """Both directions of every edit of `people`; edits that cannot be seen are dropped."""
-    states = [(p.style, state) for p in people for state in (p.state, *map(p.after, p.edits))]
-    pictures = iter(render(command, states, size))
+    pictures = draw(command, people, size)
     pairs = []
     for person in people:
         random = Random(f"{seed}/words/{person.number}")
@@ -135,8 +139,7 @@ def train_pairs(people: list[Person], command: list[str], size: int, edits: int,
 
 def held_out_pairs(people: list[Person], command: list[str], size: int, name: str, seed: int) -> list[Pair]:
     """Ten edits of each of `people`, all results different from the input and from one another."""
-    states = [(p.style, state) for p in people for state in (p.state, *map(p.after, p.edits))]
-    pictures = iter(render(command, states, size))
+    pictures = draw(command, people, size)
     pairs = []
     for person in people:
         random = Random(f"{seed}/words/{name}/{person.number}")
@@ -280,7 +283,7 @@ def main() -> None:
         return train_pairs(chunk, command, args.size, args.edits, args.seed)
 
     build_set(args.out_dir / "train", people(), args.identities, make_train, args.jobs)
-    taken = {identity_key(p.style, state) for p in people() for state in (p.state, *map(p.after, p.edits))}
+    taken = {identity_key(p.style, state) for p in people() for state in p.states()}
     for name in HELD_OUT_SETS:
 
         def make_held_out(chunk: list[Person], name: str = name) -> list[Pair]:

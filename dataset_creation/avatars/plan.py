@@ -68,6 +68,11 @@ class Person:
         """The person's state after `edit`."""
         return {**self.state, edit.attribute: edit.after}
 
+    def states(self) -> Iterator[State]:
+        """The person as it is, then after each edit."""
+        yield self.state
+        yield from map(self.after, self.edits)
+
 
 def _kind(attribute: str, before: str, after: str) -> str:
     if attribute not in OPTIONAL:

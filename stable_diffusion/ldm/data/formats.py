@@ -16,6 +16,7 @@ from PIL import Image
 from ldm.util import UserError
 
 SPLITS = ("train", "val", "test")
+SHARES = (0.9, 0.05, 0.05)  # of the splits, as published
 
 
 @dataclass(frozen=True)

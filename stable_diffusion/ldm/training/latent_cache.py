@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ldm.checkpoint import save_safetensors
-from ldm.data.formats import pair_paths, read_examples, read_picture, read_prompt, split_examples
+from ldm.data.formats import SHARES, pair_paths, read_examples, read_picture, read_prompt, split_examples
 from ldm.images import to_tensor
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.util import UserError
@@ -66,7 +66,7 @@ class CachedEditDataset(Dataset):
         path, split, splits: as for `EditDataset`.
     """
 
-    def __init__(self, path: str, split: str = "train", splits: Sequence[float] = (0.9, 0.05, 0.05)) -> None:
+    def __init__(self, path: str, split: str = "train", splits: Sequence[float] = SHARES) -> None:
         file = Path(path) / CACHE_NAME
         if not file.is_file():
             raise UserError(f"latent cache: expected {file}; dataset_creation/cache_latents.py writes it")
