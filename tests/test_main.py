@@ -98,7 +98,17 @@ def mistakes(logs: Path, config: Path, files: Path) -> dict[str, tuple[list[obje
             "there is no file none.ckpt",
         ),
         "no such GPU": ([*base, "--gpus", "99,"], "--gpus: expected numbers below"),
-        "GPU of no number": ([*base, "--gpus", "all"], "--gpus: expected numbers below"),
+        "GPU of no number": ([*base, "--gpus", "all"], "--gpus: expected numbers as in 0,1,2 or a count"),
+        "too many GPUs": ([*base, "--gpus", "99"], "--gpus: expected at most"),
+        "unknown section": ([*base, "training.steps=3"], "the top level knows model, data"),
+        "unknown model key": ([*base, "model.parms.x=3"], "section model knows base_learning_rate"),
+        "unknown strategy": ([*base, "--strategy", "magic"], "lightning.trainer: "),
+        "unknown precision": ([*base, "--precision", "9"], "lightning.trainer: "),
+        "unknown logger": ([*base, "lightning.logger=paper"], "expected 'package.module.Name', got 'paper'"),
+        "unknown checkpoint option": (
+            [*base, "lightning.modelcheckpoint.params.every=3"],
+            "config of lightning.modelcheckpoint: unknown parameter every",
+        ),
         "resume of nothing": (["-r", "nowhere", "-t"], "--resume: expected a run folder or a checkpoint"),
         "resume of weights": (
             [*base, "-r", files / "bare.ckpt"],

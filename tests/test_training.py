@@ -24,7 +24,7 @@ from ldm.training.latent_cache import CachedEditDataset
 from ldm.util import UserError, instantiate_from_config
 from ldm.weights_file import read_state_dict
 from tiny_training import SIDE, write_dataset
-from training_runs import STEPS, Project, call, saved
+from training_runs import STEPS, Project, call, saved, signal_at
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_autoencoder_run(project: Project) -> None:
     (config,) = (run / "configs").glob("*-project.yaml")
     assert OmegaConf.load(config) == OmegaConf.load(project.config("autoencoder"))
     with Image.open(run / "images" / "train" / "step-00000006.png") as grid:
-        assert grid.size == (2 * SIDE, 2 * SIDE)  # truth and reconstruction of two pictures
+        assert grid.size == (2 * 128, 2 * 128)  # truth and reconstruction of two pictures, enlarged
     assert list((run / "metrics").glob("events*"))
 
 
@@ -116,7 +116,7 @@ def test_edit_run(project: Project, edit_run: Path) -> None:
     assert any(name.startswith("cond_stage_model.") for name in moved)
     assert (edit_run.parent / "best.ckpt").is_file()
     with Image.open(project.logs / "edit_test" / "images" / "train" / f"step-{STEPS:08}.png") as grid:
-        assert grid.size == (3 * SIDE, 2 * SIDE)  # before, after and sample of two examples
+        assert grid.size == (4 * 128, 2 * 128)  # before, instruction, after and sample of two examples
 
 
 def test_a_training_makes_a_model_that_edits(project: Project, edit_run: Path, tmp_path: Path) -> None:
@@ -181,11 +181,8 @@ def test_resuming_by_name(project: Project, edit_run: Path, what: str, tmp_path:
 def test_interrupt_loses_nothing(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     """Ctrl-C between two checkpoints saves the step, exits with 130, and the same command goes on."""
     handler = signal.getsignal(signal.SIGINT)
-    callback = "lightning.callbacks.stop"
     try:
-        code = project.train(
-            "edit", f"{callback}.target=training_runs.InterruptAt", f"{callback}.params.step=2", run="stopped"
-        )
+        code = project.train("edit", *signal_at(1, "SIGINT"), run="stopped")
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores further Ctrl-C
     assert code == 130

@@ -1,5 +1,9 @@
 """Trainings run by `main.py` in this process, in a folder that holds all they need."""
 
+import csv
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from itertools import chain
@@ -16,18 +20,35 @@ from dataset_creation import cache_latents
 from ldm.util import run_main
 from tiny_training import autoencoder_config, edit_config, write_dataset
 
+TESTS = Path(__file__).parent
 STEPS = 4  # of a training that no override makes longer
 
 
-class InterruptAt(pl.Callback):
-    """Ctrl-C after a number of steps."""
+class SignalAt(pl.Callback):
+    """Sends this process a signal in the batch after a number of steps.
 
-    def __init__(self, step: int) -> None:
+    Args:
+        step: optimizer steps done before.
+        name: of the signal, such as SIGINT (Ctrl-C).
+    """
+
+    def __init__(self, step: int, name: str) -> None:
         self.step = step
+        self.number = signal.Signals[name]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         if trainer.global_step == self.step:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), self.number)
+
+
+def signal_at(step: int, name: str) -> tuple[str, ...]:
+    """Overrides that put `SignalAt` into a training."""
+    callback = "lightning.callbacks.signal"
+    return (
+        f"{callback}.target=training_runs.SignalAt",
+        f"{callback}.params.step={step}",
+        f"{callback}.params.name={name}",
+    )
 
 
 class Project:
@@ -62,6 +83,29 @@ class Project:
         return call(
             trainer_program.main, "-n", run, "-l", self.logs, "-b", self.config(name), "--train", *words
         )
+
+
+def program(*words: object, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run ``main.py`` as a shell would, one thread a process; `launcher` stands before it, like torchrun."""
+    path = os.pathsep.join((str(TESTS), str(TESTS.parent)))  # for callbacks that tests define
+    return subprocess.run(
+        [sys.executable, *launcher, str(TESTS.parent / "main.py"), *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def loss_curve(run: Path) -> dict[int, float]:
+    """Training loss of each step by all the CSV files of a run; of a step trained twice, the later one."""
+    curve = {}
+    for file in sorted((run / "metrics").glob("version_*/metrics.csv")):
+        with file.open(newline="") as rows:
+            for row in csv.DictReader(rows):
+                if row["train/loss_simple"]:
+                    curve[int(row["step"])] = float(row["train/loss_simple"])
+    return curve
 
 
 def call(main: Callable[[], None], *words: object) -> int:

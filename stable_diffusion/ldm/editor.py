@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from ldm.checkpoint import load_model, read_config
 from ldm.images import fit_to_model, to_image, to_rgb, to_tensor
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.sampling.guidance import EditDenoiser
+from ldm.sampling.noise import ExampleNoise
 from ldm.sampling.samplers import DEFAULT, Callback, sample, sample_euler_ancestral, sampler_names
 from ldm.sampling.schedule import model_sigmas, schedule_sigmas
 from ldm.util import UserError, keep_freed_memory, reject_unknown
@@ -213,7 +214,7 @@ class ImageEditor:
             generator = torch.Generator(self.device).manual_seed(seed)
         else:  # k_diffusion draws from the global generator
             torch.manual_seed(seed)
-        noise = _noise_of([generator])
+        noise = ExampleNoise([generator])
         with _memory_errors(f"edit at {image.width}x{image.height} pixels"):
             pixels = to_tensor(image).to(self.device, DTYPES[self.precision])  # [1, 3, H, W]
             denoise, image_latent = _edit_denoiser(model, pixels, [instruction], cfg_text, cfg_image)
@@ -260,8 +261,7 @@ def edit_batch(
     Returns:
         [B, 3, H, W], about [-1, 1].
     """
-    generators = [torch.Generator(images.device).manual_seed(seed + i) for i in range(len(images))]
-    noise = _noise_of(generators)
+    noise = ExampleNoise.seeded(range(seed, seed + len(images)), images.device)
     denoise, image_latent = _edit_denoiser(model, images, instructions, cfg_text, cfg_image)
     sigmas = schedule_sigmas("model", model_sigmas(model.alphas_cumprod), steps)  # [steps + 1]
     z = sample_euler_ancestral(denoise, noise(image_latent.float()) * sigmas[0], sigmas, noise=noise)
@@ -275,17 +275,6 @@ def _edit_denoiser(
     *texts, no_text = model.get_learned_conditioning([*instructions, ""]).split(1)  # [1, L, D] each
     image_latent = model.encode_first_stage(images).mode()  # [B, 4, h, w]
     return EditDenoiser(model, torch.cat(texts), image_latent, no_text, cfg_text, cfg_image), image_latent
-
-
-def _noise_of(generators: list[torch.Generator | None]) -> Callable[[Tensor], Tensor]:
-    """A source of normal noise like its argument [B, …], part i from generator i (None: the global one)."""
-
-    def noise(like: Tensor) -> Tensor:
-        # In the order of a contiguous tensor, whatever the layout of `like`, as published seeds need.
-        options = {"device": like.device, "dtype": like.dtype}
-        return torch.stack([torch.randn(like.shape[1:], generator=g, **options) for g in generators])
-
-    return noise
 
 
 def _choose_device(name: str) -> torch.device:

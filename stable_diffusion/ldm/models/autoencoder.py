@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
+from ldm.sampling.noise import ExampleNoise
 from ldm.util import UserError, instantiate_from_config, reject_unknown
 
 
@@ -24,6 +25,9 @@ class AutoencoderKL(nn.Module):
         image_key: name of the image in a training batch.
         monitor: metric that picks the best checkpoint of a training.
         scheduler_config: target of the learning-rate schedule.
+        freeze_encoder: train the decoder alone; latents, and what was trained on them, stay as they are.
+        latent_noise: in training the decoder sees posterior means with noise of this standard deviation,
+            as a diffusion model's latents are never exact; None: samples of the posterior.
     """
 
     def __init__(
@@ -35,6 +39,8 @@ class AutoencoderKL(nn.Module):
         image_key: str = "image",
         monitor: str | None = None,
         scheduler_config: Mapping[str, Any] | None = None,
+        freeze_encoder: bool = False,
+        latent_noise: float | None = None,
     ) -> None:
         super().__init__()
         reject_unknown("AutoencoderKL's ddconfig", Encoder, ddconfig)
@@ -52,6 +58,10 @@ class AutoencoderKL(nn.Module):
         z_channels = ddconfig["z_channels"]
         self.quant_conv = nn.Conv2d(2 * z_channels, 2 * embed_dim, kernel_size=1)
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, kernel_size=1)
+        if freeze_encoder:
+            for module in (self.encoder, self.quant_conv):
+                module.requires_grad_(False)
+        self.latent_noise = latent_noise
         self.downsampling = 2 ** (len(ddconfig["ch_mult"]) - 1)
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
@@ -66,7 +76,11 @@ class AutoencoderKL(nn.Module):
         """Loss on ``batch[image_key]`` ([B, 3, H, W] in [-1, 1]) and the parts of it to log."""
         x = batch[self.image_key]
         posterior = self.encode(x)
-        return self.loss(x, self.decode(posterior.sample()), posterior)
+        noise = ExampleNoise.of_batch(batch, self.image_key)
+        z = posterior.sample(noise)
+        if self.latent_noise is not None:
+            z = posterior.mode() + self.latent_noise * noise(z)
+        return self.loss(x, self.decode(z), posterior)
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:

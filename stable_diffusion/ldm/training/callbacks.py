@@ -1,8 +1,9 @@
-"""Lightning callbacks: what a training shows of itself, and what it saves when it is stopped."""
+"""Lightning callbacks: what a training shows of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from einops import rearrange
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
+
+LEAST_SIDE = 128  # pixels of a picture in a grid, so that its instruction can be read
 
 
 class ProgressBar(TQDMProgressBar):
@@ -25,53 +27,55 @@ class ProgressBar(TQDMProgressBar):
         return metrics
 
 
-class SaveLast(pl.Callback):
-    """Saves a training where it ends or is stopped by Ctrl-C: its last step need not be one that is saved.
+class Throughput(pl.Callback):
+    """Logs ``train/samples_per_second`` of all processes, on a GPU ``train/gpu_memory_gb`` (the peak), and
+    ``train/skipped_examples`` if there are any."""
 
-    Args:
-        path: checkpoint to write.
-    """
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.seen: int | None = None
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # All processes save together, so the first one's look at the file decides.
-        if trainer.strategy.broadcast(self._saved_step() != trainer.global_step):
-            trainer.save_checkpoint(self.path)
-
-    def _saved_step(self) -> int | None:
-        """Step of the checkpoint that is there."""
-        if not self.path.is_file():
-            return None
-        return torch.load(self.path, map_location="meta", weights_only=True)["global_step"]
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if isinstance(exception, KeyboardInterrupt) and trainer.training:
-            self.on_train_end(trainer, pl_module)
-            rank_zero_info(f"stopped at step {trainer.global_step}: the same command goes on from there")
+        if (trainer.global_step + 1) % trainer.log_every_n_steps:
+            return
+        now, seen = time.perf_counter(), trainer.datamodule.examples_seen
+        metrics = {}
+        if self.seen is not None and seen > self.seen:
+            metrics["train/samples_per_second"] = (seen - self.seen) / (now - self.started)
+        if pl_module.device.type == "cuda":
+            metrics["train/gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        if trainer.datamodule.skipped:
+            metrics["train/skipped_examples"] = float(trainer.datamodule.skipped)
+        pl_module.log_dict(metrics, on_step=True, on_epoch=False)
+        self.started, self.seen = now, seen
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seen = None  # its time is not the training's
 
 
 class ImageLogger(pl.Callback):
-    """Saves a grid of ``network.log_images(batch)`` to ``{run}/images/{split}/`` every so many batches.
+    """Saves a grid of ``network.log_images(batch)`` to ``{run}/images/{split}/`` every so many steps.
 
     Args:
-        batch_frequency: training batches between two grids; also at every validation.
+        batch_frequency: optimizer steps between two grids; also at every validation.
         max_images: examples a grid.
-        increase_log_steps: also log at batches 1, 2, 4, … up to `batch_frequency`.
+        increase_log_steps: also log at steps 1, 2, 4, … up to `batch_frequency`.
     """
 
     def __init__(self, batch_frequency: int, max_images: int, increase_log_steps: bool = True) -> None:
         self.batch_frequency = batch_frequency
         self.max_images = max_images
         self.early = {2**k for k in range(batch_frequency.bit_length())} if increase_log_steps else set()
+        self.logged = 0  # step of the last grid: a step of several batches logs once
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % self.batch_frequency == 0 or trainer.global_step in self.early:
+        step = trainer.global_step
+        if step != self.logged and (step % self.batch_frequency == 0 or step in self.early):
+            self.logged = step
             self._log(trainer, pl_module, batch, "train")
 
     def on_validation_batch_end(
@@ -90,17 +94,48 @@ class ImageLogger(pl.Callback):
     @torch.no_grad()
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, split: str) -> None:
         network = pl_module.network
+        training = network.training
         network.eval()
-        with torch.random.fork_rng(devices=[]):  # looking at a training must not change it
-            rows = network.log_images(batch, self.max_images)
-        network.train()
+        with torch.random.fork_rng():  # looking at a training must not change it
+            columns = network.log_images(batch, self.max_images)
+        network.train(training)
         folder = Path(trainer.default_root_dir) / "images" / split
         folder.mkdir(parents=True, exist_ok=True)
-        grid(rows).save(folder / f"step-{trainer.global_step:08}.png")
+        grid(columns).save(folder / f"step-{trainer.global_step:08}.png")
 
 
-def grid(columns: Mapping[str, Tensor]) -> Image.Image:
-    """One picture out of batches [B, 3, H, W] in [-1, 1]: a row for each example, a column for each batch."""
-    stacked = torch.stack([x.float().cpu().clamp(-1, 1) for x in columns.values()])  # [columns, B, 3, H, W]
-    pixels = rearrange((stacked + 1) * 127.5, "n b c h w -> (b h) (n w) c")
-    return Image.fromarray(pixels.round().numpy().astype(np.uint8))
+def grid(columns: Mapping[str, Tensor | Sequence[str]]) -> Image.Image:
+    """One picture out of batches: a row for each example, a column for each batch.
+
+    Args:
+        columns: pictures [B, 3, H, W] in [-1, 1], all of one size, or B texts. Small pictures are enlarged.
+    """
+    height, width = next(x.shape[2:] for x in columns.values() if isinstance(x, Tensor))
+    scale = -(-LEAST_SIDE // min(height, width))
+    size = (width * scale, height * scale)
+    strips = []
+    for column in columns.values():
+        cells = pictures_of(column) if isinstance(column, Tensor) else [panel(t, size) for t in column]
+        strips.append(np.concatenate([np.asarray(c.resize(size, Image.Resampling.NEAREST)) for c in cells]))
+    return Image.fromarray(np.concatenate(strips, axis=1))
+
+
+def pictures_of(x: Tensor) -> list[Image.Image]:
+    """PIL pictures of a batch [B, 3, H, W] in [-1, 1]."""
+    pixels = rearrange((x.float().cpu().clamp(-1, 1) + 1) * 127.5, "b c h w -> b h w c").round()
+    return [Image.fromarray(picture) for picture in pixels.numpy().astype(np.uint8)]
+
+
+def panel(text: str, size: tuple[int, int]) -> Image.Image:
+    """The text in black on white, broken into lines that fit the width; what is too long is cut."""
+    image = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=max(12, size[0] // 16))
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and draw.textlength(longer, font) > size[0] - 8:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    draw.multiline_text((4, 4), "\n".join(lines), fill="black", font=font)
+    return image

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldm.data.formats import pair_paths, read_examples, read_picture
 from ldm.images import to_tensor
+from ldm.training.stream import ExampleStream, SeededExamples, ShareOfExamples, collate
 from ldm.util import UserError, instantiate_from_config
 
 
@@ -42,6 +44,22 @@ class DataModuleFromConfig(pl.LightningDataModule):
         given = {"train": train, "validation": validation, "test": test, "predict": predict}
         self.dataset_configs = {name: config for name, config in given.items() if config is not None}
         self.datasets: dict[str, Dataset] = {}
+        self.seed = 0  # of the order and of all that is drawn for an example; the run sets it
+        self.examples_seen = 0  # of the training stream, by all processes
+        self.skipped = 0  # broken training examples that this process passed over
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"examples_seen": self.examples_seen, "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint was written, with its seed."""
+        self.examples_seen, self.seed = state_dict["examples_seen"], state_dict["seed"]
+
+    def count(self, batch: Mapping[str, Any], examples: int) -> None:
+        """Note that a training batch of this process, of so many `examples`, has been trained on."""
+        world_size = self.trainer.world_size if self.trainer else 1
+        self.examples_seen += examples * world_size
+        self.skipped += batch["skipped"]
 
     def setup(self, stage: str | None = None) -> None:
         if self.datasets:
@@ -51,29 +69,38 @@ class DataModuleFromConfig(pl.LightningDataModule):
             if len(dataset) == 0:
                 raise UserError(f"data: the {name} dataset is empty")
 
-    def _loader(self, name: str, shuffle: bool) -> DataLoader | list:
+    def _loader(self, name: str, train: bool = False) -> DataLoader | list:
         if name not in self.datasets:
             return []
+        size = len(self.datasets[name])
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler: Sampler
+        if train:
+            position = lambda: self.examples_seen  # noqa: E731  asked again every epoch
+            sampler = ExampleStream(size, self.batch_size, self.seed, rank, world_size, position)
+        else:
+            sampler = ShareOfExamples(size, rank, world_size)
         return DataLoader(
-            self.datasets[name],
+            SeededExamples(self.datasets[name], self.seed),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            shuffle=shuffle,
-            drop_last=shuffle and len(self.datasets[name]) >= self.batch_size,
+            sampler=sampler,
+            collate_fn=collate,
             persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def train_dataloader(self) -> DataLoader | list:
-        return self._loader("train", shuffle=True)
+        return self._loader("train", train=True)
 
     def val_dataloader(self) -> DataLoader | list:
-        return self._loader("validation", shuffle=False)
+        return self._loader("validation")
 
     def test_dataloader(self) -> DataLoader | list:
-        return self._loader("test", shuffle=False)
+        return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader | list:
-        return self._loader("predict", shuffle=False)
+        return self._loader("predict")
 
 
 class PictureDataset(Dataset):

@@ -17,9 +17,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from ldm.checkpoint import load_autoencoder, load_for_training
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.training.stream import derived_seed
 from ldm.util import instantiate_from_config
 
 PREFIX = "network."
+
+
+def batch_size_of(batch: Mapping[str, Any]) -> int:
+    """Examples of a batch."""
+    return len(batch["noise_seed"])
 
 
 class TrainingModule(pl.LightningModule):
@@ -37,8 +43,13 @@ class TrainingModule(pl.LightningModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
 
+    def on_train_batch_start(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        # What is still drawn from the global generator, dropout for one, also depends on the step alone.
+        data = self.trainer.datamodule
+        torch.manual_seed(derived_seed(data.seed, "step", data.examples_seen, self.global_rank))
+
     def trained_parameters(self) -> list[nn.Parameter]:
-        return list(self.network.parameters())
+        return [p for p in self.network.parameters() if p.requires_grad]
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
@@ -53,15 +64,16 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         loss, parts = self.network.training_loss(batch)
         self._log("train", batch, parts)
+        self.trainer.datamodule.count(batch, batch_size_of(batch))
         return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        self.evaluate("val", batch, batch_idx)
+        self.evaluate("val", batch)
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        self.evaluate("test", batch, batch_idx)
+        self.evaluate("test", batch)
 
-    def evaluate(self, stage: str, batch: Mapping[str, Any], batch_idx: int) -> None:
+    def evaluate(self, stage: str, batch: Mapping[str, Any]) -> None:
         """Log the losses of a batch that is not trained on."""
         self._log(stage, batch, self.network.training_loss(batch)[1])
 
@@ -70,9 +82,13 @@ class TrainingModule(pl.LightningModule):
     ) -> None:
         names = {f"{stage}/{name}{suffix}": value for name, value in parts.items()}
         training = stage == "train"
-        size = next(len(value) for value in batch.values() if isinstance(value, Tensor))
         self.log_dict(
-            names, prog_bar=True, on_step=training, on_epoch=not training, sync_dist=True, batch_size=size
+            names,
+            prog_bar=True,
+            on_step=training,
+            on_epoch=not training,
+            sync_dist=not training,
+            batch_size=batch_size_of(batch),
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -88,32 +104,35 @@ class DiffusionTraining(TrainingModule):
 
     network: LatentDiffusion
 
-    def trained_parameters(self) -> list[nn.Parameter]:
-        return [p for p in self.network.parameters() if p.requires_grad]
-
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if self.network.use_ema:
             self.network.model_ema(self.network.model)
 
-    def evaluate(self, stage: str, batch: Mapping[str, Any], batch_idx: int) -> None:
-        # The same noise and timesteps every time, so that the curve shows the model and not the draw.
-        with torch.random.fork_rng():
-            torch.manual_seed(batch_idx)
-            super().evaluate(stage, batch, batch_idx)
-        with torch.random.fork_rng(), self.network.ema_scope():
-            torch.manual_seed(batch_idx)
-            self._log(stage, batch, self.network.training_loss(batch)[1], suffix="_ema")
+    def evaluate(self, stage: str, batch: Mapping[str, Any]) -> None:
+        super().evaluate(stage, batch)
+        if self.network.use_ema:
+            with self.network.ema_scope():  # the same noise again: it is the batch's own
+                self._log(stage, batch, self.network.training_loss(batch)[1], suffix="_ema")
 
 
-def training_module(network: nn.Module, learning_rate: float) -> TrainingModule:
-    """The training of that network, with the weights that its ``ckpt_path`` and its autoencoder's name."""
+def load_start(network: nn.Module) -> None:
+    """Load the weights that a training starts from, as the ``ckpt_path`` of network and autoencoder say.
+
+    Raises:
+        UserError: a file cannot be read or does not fit.
+    """
     if isinstance(network, AutoencoderKL):
         if network.ckpt_path:
             load_autoencoder(network, network.ckpt_path)
-        return TrainingModule(network, learning_rate)
+        return
     if network.ckpt_path:
         load_for_training(network, network.ckpt_path, load_ema=network.load_ema)
     if network.first_stage_model.ckpt_path:
         load_autoencoder(network.first_stage_model, network.first_stage_model.ckpt_path)
-    return DiffusionTraining(network, learning_rate)
+
+
+def training_module(network: nn.Module, learning_rate: float) -> TrainingModule:
+    """The training of that network."""
+    kind = TrainingModule if isinstance(network, AutoencoderKL) else DiffusionTraining
+    return kind(network, learning_rate)

@@ -9,7 +9,7 @@ B batch, H W pixels, h w latent size, L tokens, D width of the conditioning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.modules.ema import LitEma
 from ldm.sampling.guidance import TextDenoiser
+from ldm.sampling.noise import ExampleNoise
 from ldm.sampling.samplers import sample_euler_ancestral
 from ldm.sampling.schedule import get_sigmas, make_beta_schedule, model_sigmas
 from ldm.util import UserError, instantiate_from_config
@@ -153,9 +154,11 @@ class LatentDiffusion(nn.Module):
         """Posterior over unscaled latents [B, 4, h, w] of images [B, 3, H, W] in [-1, 1]."""
         return self.first_stage_model.encode(x)
 
-    def get_first_stage_encoding(self, posterior: DiagonalGaussianDistribution) -> Tensor:
+    def get_first_stage_encoding(
+        self, posterior: DiagonalGaussianDistribution, noise: Callable[[Tensor], Tensor] = torch.randn_like
+    ) -> Tensor:
         """A sample of the posterior, scaled as the UNet expects it, [B, 4, h, w]."""
-        return self.scale_factor * posterior.sample()
+        return self.scale_factor * posterior.sample(noise)
 
     def decode_first_stage(self, z: Tensor) -> Tensor:
         """Images [B, 3, H, W], about [-1, 1], of scaled latents [B, 4, h, w]."""
@@ -196,35 +199,49 @@ class LatentDiffusion(nn.Module):
         loss = (predicted.float() - noise).square().mean()
         return loss, {"loss_simple": loss.detach()}
 
-    def get_input(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, list[Tensor]]]:
-        """Scaled latents [B, 4, h, w] and conditioning of a training batch."""
-        x = self.encode_input(batch[self.first_stage_key])
+    def get_input(
+        self, batch: Mapping[str, Any], noise: ExampleNoise | None = None
+    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        """Scaled latents [B, 4, h, w] and conditioning of a training batch.
+
+        Args:
+            noise: what is drawn; by default by `ExampleNoise.of_batch`.
+        """
+        x = self.encode_input(
+            batch[self.first_stage_key], noise or ExampleNoise.of_batch(batch, self.first_stage_key)
+        )
         return x, {"c_crossattn": [self.get_learned_conditioning(list(batch[self.cond_stage_key]))]}
 
     @torch.no_grad()
-    def encode_input(self, x: Tensor, mode: bool = False) -> Tensor:
-        """Latents of a batch: a scaled sample, or the unscaled mode.
+    def encode_input(self, x: Tensor, noise: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Latents of a batch: a scaled sample drawn with `noise`, or the unscaled mode.
 
         Args:
             x: images [B, 3, H, W], or posterior parameters [B, 8, h, w] computed before.
         """
         posterior = self.encode_first_stage(x) if x.shape[1] == 3 else DiagonalGaussianDistribution(x)
-        return posterior.mode() if mode else self.get_first_stage_encoding(posterior)
+        return posterior.mode() if noise is None else self.get_first_stage_encoding(posterior, noise)
 
     def training_loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss on a batch at random timesteps, and what to log."""
-        x, cond = self.get_input(batch)
-        t = torch.randint(0, self.timesteps, (len(x),), device=x.device)
-        return self.p_losses(x, cond, t)
+        noise = ExampleNoise.of_batch(batch, self.first_stage_key)
+        x, cond = self.get_input(batch, noise)
+        t = noise.integers(self.timesteps).to(x.device)
+        return self.p_losses(x, cond, t, noise(x))
 
     @torch.no_grad()
-    def log_images(self, batch: Mapping[str, Any], n: int) -> dict[str, Tensor]:
-        """Pictures [n, 3, H, W] in [-1, 1] that show the state of a training."""
-        x = self.encode_input(batch[self.first_stage_key][:n])
-        text = self.get_learned_conditioning(list(batch[self.cond_stage_key])[:n])
+    def log_images(self, batch: Mapping[str, Any], n: int) -> dict[str, Tensor | list[str]]:
+        """Truth, caption and sample: n texts, and pictures [n, 3, H, W] in [-1, 1]."""
+        x = self.encode_input(batch[self.first_stage_key][:n], torch.randn_like)
+        captions = list(batch[self.cond_stage_key])[:n]
+        text = self.get_learned_conditioning(captions)
         with self.ema_scope():
             denoiser = TextDenoiser(self, text, self.get_learned_conditioning([""]), cfg_text=7.5)
-            return {"truth": self.decode_first_stage(x), "sample": self.sample_latent(denoiser, x)}
+            return {
+                "truth": self.decode_first_stage(x),
+                "caption": captions,
+                "sample": self.sample_latent(denoiser, x),
+            }
 
     def sample_latent(self, denoiser: Any, like: Tensor) -> Tensor:
         """Pictures sampled in a few steps for logging, for latents of the shape of `like`."""

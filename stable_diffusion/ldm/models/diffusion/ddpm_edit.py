@@ -6,7 +6,7 @@ examples, so that sampling can be guided by each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ldm.models.diffusion import ddpm
 from ldm.sampling.guidance import EditDenoiser
+from ldm.sampling.noise import ExampleNoise
 
 DROPOUT = 0.05  # share of examples for each of: text dropped, both dropped, picture dropped
 
@@ -38,37 +39,55 @@ class LatentDiffusion(ddpm.LatentDiffusion):
     """
 
     def get_input(
-        self, batch: Mapping[str, Any], uniform: Tensor | None = None
+        self, batch: Mapping[str, Any], noise: ExampleNoise | None = None, uniform: Tensor | None = None
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
         """Scaled latents of the edited pictures and conditioning with dropout.
 
         Args:
+            noise: what is drawn; by default by `ExampleNoise.of_batch`.
             uniform: random numbers [B] that decide the dropout; drawn when None.
         """
-        x = self.encode_input(batch[self.first_stage_key])
+        noise = noise or ExampleNoise.of_batch(batch, self.first_stage_key)
+        x = self.encode_input(batch[self.first_stage_key], noise)
         edit = batch[self.cond_stage_key]
-        uniform = torch.rand(len(x), device=x.device) if uniform is None else uniform
+        uniform = noise.uniform() if uniform is None else uniform
         text_dropped, image_dropped = dropout_masks(uniform)
-        dropped = text_dropped.tolist()
-        texts = ["" if drop else text for drop, text in zip(dropped, edit["c_crossattn"], strict=True)]
         # The image latent is the mode, and unlike the target it is not scaled.
-        image = self.encode_input(edit["c_concat"], mode=True)
-        image = image.masked_fill(image_dropped[:, None, None, None], 0.0)
-        return x, {"c_concat": [image], "c_crossattn": [self.get_learned_conditioning(texts)]}
+        image = self.encode_input(edit["c_concat"])
+        image = image.masked_fill(image_dropped.to(x.device)[:, None, None, None], 0.0)
+        text = self.encode_text(edit["c_crossattn"], text_dropped)  # [B, L, D]
+        return x, {"c_concat": [image], "c_crossattn": [text]}
+
+    def encode_text(self, given: Sequence[str] | Tensor, dropped: Tensor) -> Tensor:
+        """Conditioning [B, L, D] of B instructions, that of the empty one where `dropped` [B] says so.
+
+        Args:
+            given: the texts, or their conditioning computed before, [B, L, D].
+        """
+        if isinstance(given, Tensor):
+            empty = self.get_learned_conditioning([""]).to(given.dtype)  # [1, L, D]
+            return torch.where(dropped.to(given.device)[:, None, None], empty, given)
+        texts = ["" if drop else text for drop, text in zip(dropped.tolist(), given, strict=True)]
+        return self.get_learned_conditioning(texts)
 
     @torch.no_grad()
-    def log_images(self, batch: Mapping[str, Any], n: int) -> dict[str, Tensor]:
-        """Before, after and sample, [n, 3, H, W] in [-1, 1]."""
+    def log_images(self, batch: Mapping[str, Any], n: int) -> dict[str, Tensor | list[str]]:
+        """Before, instruction, after and sample: n texts, and pictures [n, 3, H, W] in [-1, 1].
+
+        The instruction is left out where the batch holds its conditioning alone.
+        """
         edit = batch[self.cond_stage_key]
-        image = self.encode_input(edit["c_concat"][:n], mode=True)
-        truth = self.encode_input(batch[self.first_stage_key][:n])
-        text = self.get_learned_conditioning(list(edit["c_crossattn"])[:n])
+        image = self.encode_input(edit["c_concat"][:n])
+        truth = self.encode_input(batch[self.first_stage_key][:n], torch.randn_like)
+        given = edit["c_crossattn"][:n]
+        text = self.encode_text(given, torch.zeros(len(given), dtype=torch.bool))
         with self.ema_scope():
             denoiser = EditDenoiser(
                 self, text, image, self.get_learned_conditioning([""]), cfg_text=7.5, cfg_image=1.5
             )
             return {
                 "before": self.first_stage_model.decode(image),
+                **({} if isinstance(given, Tensor) else {"instruction": list(given)}),
                 "after": self.decode_first_stage(truth),
                 "sample": self.sample_latent(denoiser, truth),
             }
