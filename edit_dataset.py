@@ -7,33 +7,36 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.formats import SHARES, pair_paths, read_examples, read_picture, read_prompt, split_examples
+from ldm.data.formats import (
+    SHARES,
+    Example,
+    pair_paths,
+    read_examples,
+    read_picture,
+    read_prompt,
+    split_examples,
+)
+from ldm.data.pairs import PairTransform
 from ldm.images import to_tensor
-from ldm.util import UserError
 
 
-def choose(items: Sequence[Any]) -> Any:
-    """One of the items, drawn by torch's generator."""
-    return items[int(torch.randint(len(items), ()))]
-
-
-def resized(image: Image.Image, size: int) -> Tensor:
-    """The picture at size x size pixels, [3, size, size] in [-1, 1]."""
-    return to_tensor(image.resize((size, size), Image.Resampling.LANCZOS))[0]
+def draw_seed(example: Example) -> str:
+    """One of the example's seeds, drawn by torch's global generator."""
+    return example.seeds[int(torch.randint(len(example.seeds), ()))]
 
 
 class EditDataset(Dataset):
-    """Training pairs: ``{edited, edit: {c_concat, c_crossattn}}``, pictures [3, size, size] in [-1, 1].
+    """Training pairs: ``{edited, edit: {c_concat, c_crossattn}}``, pictures [3, height, width] in [-1, 1].
 
     Args:
         path: dataset folder (see `ldm.data.formats`).
         split: train, val or test.
         splits: shares of the three, by index over the sorted examples.
         min_resize_res, max_resize_res: pictures are resized to a square of a size drawn between these.
-        crop_res: then cropped to a square of this size, both pictures of a pair alike.
+        crop_res: then cropped to a square of this size, both pictures of a pair alike; [height, width] gives
+            any other shape, with the resizing that `PairTransform` describes.
         flip_prob: chance that both are mirrored.
         cache_dir, cache_name, min_text_sim, min_image_sim, min_direction_sim, max_samples_per_prompt,
             output_as_edit, real_input: historical, no effect; published configs carry them.
@@ -46,7 +49,7 @@ class EditDataset(Dataset):
         splits: Sequence[float] = SHARES,
         min_resize_res: int = 256,
         max_resize_res: int = 256,
-        crop_res: int = 256,
+        crop_res: int | Sequence[int] = 256,
         flip_prob: float = 0.0,
         cache_dir: str | None = None,
         cache_name: str | None = None,
@@ -57,14 +60,8 @@ class EditDataset(Dataset):
         output_as_edit: bool | None = None,
         real_input: bool | None = None,
     ) -> None:
-        if not 0 < crop_res <= min_resize_res <= max_resize_res:
-            raise UserError(
-                "dataset: expected crop_res <= min_resize_res <= max_resize_res, "
-                f"got {crop_res}, {min_resize_res}, {max_resize_res}"
-            )
-        self.sizes = range(min_resize_res, max_resize_res + 1)
-        self.crop_res = crop_res
-        self.flip_prob = flip_prob
+        self.transform = PairTransform(min_resize_res, max_resize_res, crop_res, flip_prob)
+        self.crop_res = self.transform.crop_res
         self.examples = split_examples(read_examples(path), split, splits)
 
     def __len__(self) -> int:
@@ -72,15 +69,10 @@ class EditDataset(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         example = self.examples[i]
-        size = choose(self.sizes)
-        files = pair_paths(example.folder, choose(example.seeds))
-        pair = torch.stack([resized(read_picture(file), size) for file in files])  # [2, 3, size, size]
-        top, left = (int(torch.randint(size - self.crop_res + 1, ())) for _ in range(2))
-        pair = pair[:, :, top : top + self.crop_res, left : left + self.crop_res]
-        if torch.rand(()) < self.flip_prob:
-            pair = pair.flip(3)
-        edit = {"c_concat": pair[0], "c_crossattn": read_prompt(example.folder).edit}
-        return {"edited": pair[1], "edit": edit}
+        files = pair_paths(example.folder, draw_seed(example))
+        instruction = read_prompt(example.folder).edit
+        before, after = (read_picture(file) for file in files)
+        return self.transform(before, after, instruction)
 
 
 class EditDatasetEval(Dataset):
@@ -103,9 +95,10 @@ class EditDatasetEval(Dataset):
     def __getitem__(self, i: int) -> dict[str, Any]:
         example = self.examples[i]
         prompt = read_prompt(example.folder)
-        before, _ = pair_paths(example.folder, choose(example.seeds))
+        before, _ = pair_paths(example.folder, draw_seed(example))
+        picture = read_picture(before).resize((self.res, self.res), Image.Resampling.LANCZOS)
         return {
-            "image_0": resized(read_picture(before), self.res),
+            "image_0": to_tensor(picture)[0],
             "input_prompt": prompt.input,
             "edit": prompt.edit,
             "output_prompt": prompt.output,

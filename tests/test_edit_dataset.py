@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import RandomCrop, RandomHorizontalFlip
 
 from edit_dataset import EditDataset, EditDatasetEval
 from ldm.data.formats import read_examples, split_examples
-from ldm.util import UserError
+from ldm.images import to_tensor
+from ldm.util import UserError, instantiate_from_config
 from tiny_training import SIDE, write_dataset
 
 CROP = {"min_resize_res": SIDE, "max_resize_res": SIDE, "crop_res": SIDE}
@@ -146,14 +149,17 @@ def test_crop_is_of_both_pictures(tmp_path: Path) -> None:
 
 def test_size_is_drawn_between_the_limits(tmp_path: Path) -> None:
     path = twins(tmp_path)
-    sizes = {}
+    windows = {}
     for size in (SIDE, SIDE + 1, SIDE + 2):
-        (picture,) = draws(path, 1, min_resize_res=size, max_resize_res=size, crop_res=size)
-        sizes[size] = picture[:, :SIDE, :SIDE]
+        with Image.open(path / "0000000" / "100_0.jpg") as image:
+            whole = to_tensor(image.resize((size, size), Image.Resampling.LANCZOS))[0]
+        windows[size] = whole.unfold(1, SIDE, 1).unfold(2, SIDE, 1)  # [3, places, places, SIDE, SIDE]
     seen = set()
     for picture in draws(path, 60, min_resize_res=SIDE, max_resize_res=SIDE + 2, crop_res=SIDE):
-        seen |= {size for size, corner in sizes.items() if torch.equal(corner, picture)}
-    assert seen == set(sizes)
+        for size, places in windows.items():
+            if (places == picture[:, None, None]).all(-1).all(-1).all(0).any():
+                seen.add(size)
+    assert seen == set(windows)
 
 
 def test_torch_seed_decides_everything(dataset: Path) -> None:
@@ -163,6 +169,98 @@ def test_torch_seed_decides_everything(dataset: Path) -> None:
         torch.manual_seed(seed)
         results.append(torch.stack([data[i]["edited"] for i in range(4)]))
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("largest", [SIDE, SIDE + 9])
+def test_draws_are_the_published_ones(tmp_path: Path, largest: int) -> None:
+    """Seed, size, crop and flip in this order, the last two as torchvision draws them."""
+    path = write_dataset(tmp_path, count=3, seeds=3)
+    data = all_train(path, max_resize_res=largest, flip_prob=0.5)
+    for k in range(12):
+        torch.manual_seed(k)
+        example = data[1]
+        rest = torch.rand(1)
+        torch.manual_seed(k)
+        seed = 100 + int(torch.randint(0, 3, ()))
+        size = int(torch.randint(SIDE, largest + 1, ()))
+        pictures = []
+        for side in (0, 1):
+            with Image.open(path / "0000001" / f"{seed}_{side}.jpg") as image:
+                pictures.append(to_tensor(image.resize((size, size), Image.Resampling.LANCZOS))[0])
+        pair = RandomHorizontalFlip(0.5)(RandomCrop(SIDE)(torch.cat(pictures)))  # [6, SIDE, SIDE]
+        assert torch.equal(example["edit"]["c_concat"], pair[:3])
+        assert torch.equal(example["edited"], pair[3:])
+        assert torch.equal(rest, torch.rand(1)), "not as many numbers were drawn"
+
+
+# --- Other shapes than squares ------------------------------------------------------------------------------
+
+WIDE = {"min_resize_res": SIDE, "max_resize_res": SIDE, "crop_res": [SIDE, SIDE + 16]}
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def saved_pair(root: Path, before: Image.Image, after: Image.Image) -> Path:
+    write_dataset(root, count=1)
+    for name, image in (("100_0.jpg", before), ("100_1.jpg", after)):
+        image.save(root / "0000000" / name, quality=100)
+    return root
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_picture_of_the_crops_proportions_is_only_scaled(tmp_path: Path, factor: int) -> None:
+    path = saved_pair(tmp_path, *[noise(factor * (SIDE + 16), factor * SIDE)] * 2)
+    (picture,) = draws(path, 1, **WIDE)
+    with Image.open(path / "0000000" / "100_0.jpg") as image:
+        expected = to_tensor(image.resize((SIDE + 16, SIDE), Image.Resampling.LANCZOS))[0]
+    assert torch.equal(picture, expected)
+
+
+def test_other_crops_leave_the_proportions(tmp_path: Path) -> None:
+    """A square picture stays square under a wide crop: the crop is as wide as it, at any height of it."""
+    path, side = saved_pair(tmp_path, *[noise(80, 80)] * 2), SIDE + 16
+    with Image.open(path / "0000000" / "100_0.jpg") as image:
+        whole = to_tensor(image.resize((side, side), Image.Resampling.LANCZOS))[0]
+    windows = whole.unfold(1, SIDE, 1).movedim(3, 2)  # [3, 17, SIDE, side]
+    places = set()
+    for picture in draws(path, 150, **WIDE):
+        assert picture.shape == (3, SIDE, side)
+        places.add(int((windows == picture[:, None]).all(-1).all(-1).all(0).nonzero()))
+    assert places == set(range(17))
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 80), (200, 40), (41, 97), (SIDE, SIDE), (33, 31)])
+@pytest.mark.parametrize("crop", [[SIDE, 64], [64, SIDE], [SIDE, 40]])
+def test_any_picture_fills_any_crop(tmp_path: Path, width: int, height: int, crop: list[int]) -> None:
+    data = all_train(
+        saved_pair(tmp_path, *[noise(width, height)] * 2), crop_res=crop, max_resize_res=SIDE + 9
+    )
+    for _ in range(5):
+        assert data[0]["edited"].shape == (3, *crop)
+    for size in (SIDE, SIDE + 9):
+        new_height, new_width = data.transform.resized_sides(noise(width, height), size)
+        assert new_height >= crop[0] and new_width >= crop[1]
+        assert new_width / width == pytest.approx(new_height / height, abs=1 / min(width, height))
+        # as small as the drawn size asks for
+        assert min(new_height * SIDE / crop[0], new_width * SIDE / crop[1]) == pytest.approx(size, abs=1)
+
+
+def test_a_pair_of_unequal_pictures_gets_one_size(tmp_path: Path) -> None:
+    data = all_train(saved_pair(tmp_path, noise(80, 60), noise(64, 64)), **WIDE)
+    example = data[0]
+    assert example["edited"].shape == example["edit"]["c_concat"].shape == (3, SIDE, SIDE + 16)
+
+
+def test_shape_from_yaml_and_two_equal_sides(dataset: Path) -> None:
+    config = {"target": "edit_dataset.EditDataset", "params": {"path": str(dataset), **CROP}}
+    pictures = []
+    for crop in (SIDE, [SIDE, SIDE], [SIDE, 2 * SIDE]):
+        config["params"]["crop_res"] = crop  # type: ignore[index]
+        torch.manual_seed(0)
+        pictures.append(instantiate_from_config(OmegaConf.create(config))[0]["edited"])
+    assert torch.equal(pictures[0], pictures[1]) and pictures[2].shape == (3, SIDE, 2 * SIDE)
 
 
 # --- Mistakes -----------------------------------------------------------------------------------------------
@@ -179,10 +277,30 @@ def test_wrong_parameters(dataset: Path) -> None:
     assert "expected one of train, val, test, got 'dev'" in one_line(EditDataset, str(dataset), split="dev")
     assert "three shares that add up to 1" in one_line(EditDataset, str(dataset), splits=(0.9, 0.2, 0.1))
     assert "three shares that add up to 1" in one_line(EditDataset, str(dataset), splits=(0.9, 0.1))
-    for sizes in ((32, 32, 64), (64, 32, 32), (0, 0, 0)):
+    for sizes in (
+        (32, 32, 64),
+        (64, 32, 32),
+        (31, 40, 32),
+        (31, 40, [48, 32]),
+        ("32", 40, 32),
+        (32, 40.5, 32),
+    ):
         names = dict(zip(("min_resize_res", "max_resize_res", "crop_res"), sizes, strict=True))
         message = one_line(EditDataset, str(dataset), **names)
         assert "expected crop_res <= min_resize_res <= max_resize_res" in message
+
+
+@pytest.mark.parametrize("crop", [0, -8, 36, [32], [32, 36], [32, 32, 32], [], "32", 32.0, None, [32, None]])
+def test_wrong_crop(dataset: Path, crop: Any) -> None:
+    message = one_line(all_train, dataset, crop_res=crop)
+    assert "expected crop_res as one number or [height, width], multiples of 8, got" in message
+
+
+def test_wrong_chance_of_a_flip(dataset: Path) -> None:
+    for chance in (-0.1, 50, "0.5", float("nan")):
+        assert f"expected flip_prob from 0 to 1, got {chance!r}" in one_line(
+            all_train, dataset, flip_prob=chance
+        )
 
 
 def test_no_dataset_there(tmp_path: Path) -> None:

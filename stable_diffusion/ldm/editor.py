@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,9 @@ def read_defaults(config: str | Path) -> Defaults:
     sizes = filter(None, (OmegaConf.select(content, key) for key in RESOLUTION_KEYS))
     chosen = dict(OmegaConf.select(content, "sampling") or {})
     reject_unknown(f"{config}: sampling", Defaults, chosen)
-    return Defaults(**{"resolution": next(sizes, Defaults.resolution), **chosen})
+    size = next(sizes, Defaults.resolution)
+    longer = max(size) if isinstance(size, Sequence) else size  # a config may say [height, width]
+    return Defaults(**{"resolution": longer, **chosen})
 
 
 class ModelFiles(NamedTuple):

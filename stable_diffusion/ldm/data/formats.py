@@ -8,15 +8,19 @@ A dataset is a folder with ``seeds.json`` = ``[[directory, [seed, …]], …]``,
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ldm.util import UserError
 
 SPLITS = ("train", "val", "test")
 SHARES = (0.9, 0.05, 0.05)  # of the splits, as published
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,11 @@ def read_examples(path: str | Path) -> list[Example]:
     root = Path(path)
     index = root / "seeds.json"
     try:
-        rows = json.loads(index.read_text())
+        rows = json.loads(index.read_text(encoding="utf-8"))
         examples = [Example(root / name, tuple(str(seed) for seed in seeds)) for name, seeds in rows]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"dataset: expected {index}, which is not there") from None
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"dataset: expected [[directory, [seed, …]], …] in {index}: {error}") from error
     empty = [example.folder.name for example in examples if not example.seeds]
     if empty:
@@ -57,7 +61,7 @@ def read_examples(path: str | Path) -> list[Example]:
     return examples
 
 
-def split_examples(examples: list[Example], split: str, splits: tuple[float, float, float]) -> list[Example]:
+def split_examples(examples: Sequence[T], split: str, splits: Sequence[float]) -> Sequence[T]:
     """The part of the examples that belongs to `split`; boundaries by index, rounded down.
 
     Args:
@@ -76,7 +80,7 @@ def read_prompt(folder: Path) -> Prompt:
     """The texts of an example's folder; self-made datasets call the first caption ``caption``."""
     file = folder / "prompt.json"
     try:
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_text(encoding="utf-8"))
         caption = data["input"] if "input" in data else data["caption"]
         texts = (caption, data["edit"], data["output"])
         if not all(isinstance(text, str) for text in texts):
@@ -91,14 +95,20 @@ def pair_paths(folder: Path, seed: str) -> tuple[Path, Path]:
     return folder / f"{seed}_0.jpg", folder / f"{seed}_1.jpg"
 
 
-def read_picture(path: Path) -> Image.Image:
+def read_picture(file: Path | BinaryIO, name: str | None = None) -> Image.Image:
     """A picture of a dataset as RGB.
+
+    Args:
+        file: its path, or its content as a file.
+        name: what an error calls it; the path when absent.
 
     Raises:
         UserError: it is missing or broken.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"dataset: cannot read the picture {path}: {error}") from error
+    except Exception as error:  # broken files make Pillow's decoders raise almost any type
+        # Pillow's own message would show an open file by its address in memory.
+        reason = "it is of no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"dataset: cannot read the picture {name or file}: {reason}") from error

@@ -1,0 +1,205 @@
+"""Training pairs from parquet files in the layout of the hub, read through the library `datasets`.
+
+`datasets` copies the rows once into its cache, as one Arrow file that is mapped into memory: pictures stay
+encoded there, and a row is read without reading those before it. It is imported when a dataset is opened.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import glob
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ldm.data.formats import SHARES, read_picture, split_examples
+from ldm.data.pairs import PairTransform
+from ldm.util import UserError
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns are called: picture before, instruction, picture after."""
+
+    before: str = "original_image"
+    edit: str = "edit_prompt"
+    after: str = "edited_image"
+
+
+class HubRows:
+    """The rows of a dataset in parquet: picture files as bytes, and instructions.
+
+    Args:
+        path: a parquet file, a folder of them, a pattern such as ``data/train-*.parquet``, or a name on the
+            hub, ``owner/name``, where there is no such folder.
+        columns: names of the three columns that are read.
+        hub_split: which of the splits that the hub's dataset itself has; for a name on the hub only.
+        revision: commit, branch or tag of the hub's dataset; for a name on the hub only.
+        cache_dir: where `datasets` keeps its Arrow files and downloads.
+
+    Raises:
+        UserError: nothing there, not readable, or a column that is missing or of another type.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        columns: Columns,
+        hub_split: str = "train",
+        revision: str | None = None,
+        cache_dir: str | None = None,
+    ) -> None:
+        try:
+            import datasets
+        except ImportError as error:
+            raise UserError(
+                f"dataset {path}: reading parquet needs `pip install datasets`: {error}"
+            ) from error
+        files = local_files(path)
+        try:
+            if files is None:
+                table = datasets.load_dataset(path, split=hub_split, revision=revision, cache_dir=cache_dir)
+            else:
+                # All that `datasets` finds in files of no split of their own it calls train.
+                table = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache_dir)
+        except (
+            Exception
+        ) as error:  # from the network, the disk, pyarrow or `datasets` itself: almost any type
+            where = "as a file, a folder or a dataset on the hub" if files is None else "as parquet"
+            raise UserError(f"dataset {path}: cannot be read {where}: {_reason(error)}") from error
+        self.path = path
+        self.columns = columns
+        self._check(table.features)
+        table = table.select_columns(list(dict.fromkeys((columns.before, columns.edit, columns.after))))
+        for name in (columns.before, columns.after):
+            table = table.cast_column(name, datasets.Image(decode=False))
+        self.table = table
+
+    def _check(self, features: dict[str, Any]) -> None:
+        """Refuse columns that are not there or cannot be what they are named for."""
+        columns = self.columns
+        for name in (columns.before, columns.edit, columns.after):
+            if name not in features:
+                found = ", ".join(features)
+                raise UserError(f"dataset {self.path}: expected a column {name!r}, got {found}")
+        for name in (columns.before, columns.after):
+            kind = features[name]
+            if not (
+                type(kind).__name__ == "Image"
+                or getattr(kind, "dtype", None) in ("binary", "large_binary")
+                or (isinstance(kind, dict) and "bytes" in kind)
+            ):
+                raise UserError(f"dataset {self.path}: expected pictures in column {name!r}, got {kind}")
+        if getattr(features[columns.edit], "dtype", None) not in ("string", "large_string"):
+            raise UserError(
+                f"dataset {self.path}: expected text in column {columns.edit!r}, got {features[columns.edit]}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def name(self, i: int, column: str | None = None) -> str:
+        """What messages call row `i`, or its value in a column."""
+        return f"{self.path}, row {i}" + (f", {column}" if column else "")
+
+    def read(self, i: int) -> tuple[bytes, str | None, bytes]:
+        """Row `i`: the file of the picture before, the instruction, the file of the picture after.
+
+        Where the table has a null, a picture comes as an empty file and the instruction as None.
+        """
+        row, columns = self.table[i], self.columns
+        before, after = ((row[name] or {}).get("bytes") or b"" for name in (columns.before, columns.after))
+        return before, row[columns.edit], after
+
+    def pictures(self, i: int, before: bytes, after: bytes) -> tuple[Image.Image, Image.Image]:
+        """Decode the two pictures of row `i`, as RGB.
+
+        Raises:
+            UserError: one of them is missing or broken.
+        """
+        columns = self.columns
+        return (
+            read_picture(BytesIO(before), self.name(i, columns.before)),
+            read_picture(BytesIO(after), self.name(i, columns.after)),
+        )
+
+
+class HubEditDataset(Dataset):
+    """`EditDataset` on parquet files: the same splits, sizes, crop, flip and items, from rows of a table.
+
+    Args:
+        path, hub_split, revision, cache_dir: see `HubRows`.
+        split, splits: train, val or test, and the shares of the three by index over the rows.
+        min_resize_res, max_resize_res, crop_res, flip_prob: see `PairTransform`.
+        before_column, edit_column, after_column: columns of the two pictures and of the instruction.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        split: str = "train",
+        splits: Sequence[float] = SHARES,
+        min_resize_res: int = 256,
+        max_resize_res: int = 256,
+        crop_res: int | Sequence[int] = 256,
+        flip_prob: float = 0.0,
+        before_column: str = Columns.before,
+        edit_column: str = Columns.edit,
+        after_column: str = Columns.after,
+        hub_split: str = "train",
+        revision: str | None = None,
+        cache_dir: str | None = None,
+    ) -> None:
+        self.transform = PairTransform(min_resize_res, max_resize_res, crop_res, flip_prob)
+        self.crop_res = self.transform.crop_res
+        split_examples((), split, splits)  # a mistake in them is told before the files are read
+        columns = Columns(before_column, edit_column, after_column)
+        self.rows = HubRows(path, columns, hub_split, revision, cache_dir)
+        self.examples = split_examples(range(len(self.rows)), split, splits)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        row = self.examples[i]
+        before, instruction, after = self.rows.read(row)
+        if instruction is None:
+            raise UserError(f"dataset {self.rows.name(row, self.rows.columns.edit)}: expected text, got null")
+        return self.transform(*self.rows.pictures(row, before, after), instruction)
+
+
+def local_files(path: str) -> list[str] | None:
+    """The parquet files that `path` stands for, sorted; None for a name on the hub.
+
+    Raises:
+        UserError: a pattern or folder without parquet files, or a path that is not there.
+    """
+    if Path(path).is_file():
+        return [path]
+    if Path(path).is_dir():
+        files = sorted(str(file) for file in Path(path).rglob("*.parquet"))
+    elif any(character in path for character in "*?["):
+        files = sorted(glob(path, recursive=True))
+    elif HUB_NAME.fullmatch(path) and not path.endswith(".parquet"):
+        return None
+    else:
+        raise UserError(
+            f"dataset {path}: expected a parquet file, a folder, a pattern or owner/name, got no such"
+        )
+    if not files:
+        raise UserError(f"dataset {path}: expected parquet files, got none")
+    return files
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in one line; `datasets` says no more than that something did while it copied rows."""
+    while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__

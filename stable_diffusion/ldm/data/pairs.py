@@ -1,0 +1,101 @@
+"""From a pair of pictures and an instruction to a training example, the published way.
+
+What is random is drawn from torch's global generator, in the published order: size, crop, flip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ldm.images import to_tensor
+from ldm.util import UserError
+
+PIXELS_PER_LATENT = 8  # of the autoencoder: the least that both sides of a picture are multiples of
+
+
+class PairTransform:
+    """Resizes, crops and mirrors both pictures of a pair alike.
+
+    A square crop is cut from pictures resized to a square, whatever their proportions, as published. Any
+    other crop is cut from pictures that keep their proportions: the first is scaled until it just covers the
+    rectangle that has the crop's proportions and the drawn size as its shorter side; the second is resized to
+    the same size in pixels.
+
+    Args:
+        min_resize_res, max_resize_res: the size is drawn between these, both included.
+        crop_res: sides of the crop, one number for a square or [height, width]; multiples of 8, the shorter
+            one at most `min_resize_res`.
+        flip_prob: chance that both pictures are mirrored.
+    """
+
+    def __init__(
+        self,
+        min_resize_res: int = 256,
+        max_resize_res: int = 256,
+        crop_res: int | Sequence[int] = 256,
+        flip_prob: float = 0.0,
+    ) -> None:
+        self.crop_res = crop_sides(crop_res)
+        whole = all(isinstance(size, int) for size in (min_resize_res, max_resize_res))
+        if not (whole and min(self.crop_res) <= min_resize_res <= max_resize_res):
+            raise UserError(
+                "dataset: expected crop_res <= min_resize_res <= max_resize_res (of crop_res the shorter "
+                f"side), got {crop_res}, {min_resize_res}, {max_resize_res}"
+            )
+        if not (isinstance(flip_prob, int | float) and 0 <= flip_prob <= 1):
+            raise UserError(f"dataset: expected flip_prob from 0 to 1, got {flip_prob!r}")
+        self.min_resize_res, self.max_resize_res = min_resize_res, max_resize_res
+        self.flip_prob = flip_prob
+
+    def resized_sides(self, image: Image.Image, size: int) -> tuple[int, int]:
+        """Height and width that `image` is resized to before the crop, for a drawn `size`."""
+        height, width = self.crop_res
+        if height == width:
+            return size, size
+        scale = size / min(height, width)
+        factor = max(height * scale / image.height, width * scale / image.width)
+        return max(height, round(image.height * factor)), max(width, round(image.width * factor))
+
+    def __call__(self, before: Image.Image, after: Image.Image, instruction: str) -> dict[str, Any]:
+        """Make the training example of a pair of RGB pictures.
+
+        Returns:
+            ``{edited, edit: {c_concat, c_crossattn}}``: the picture after and the one before, each
+            [3, height, width] in [-1, 1], and the instruction.
+        """
+        height, width = self.crop_res
+        size = int(torch.randint(self.min_resize_res, self.max_resize_res + 1, ()))
+        sides = self.resized_sides(before, size)
+        top = left = 0
+        if sides != self.crop_res:  # nothing is drawn where there is nothing to choose, as published
+            top, left = (int(torch.randint(sides[axis] - self.crop_res[axis] + 1, ())) for axis in (0, 1))
+        box = (left, top, left + width, top + height)
+        flip = bool(torch.rand(()) < self.flip_prob)
+        pair = []
+        for image in (before, after):
+            image = image.resize(sides[::-1], Image.Resampling.LANCZOS).crop(box)
+            pixels = to_tensor(image)[0]  # [3, height, width]
+            pair.append(pixels.flip(2) if flip else pixels)
+        return {"edited": pair[1], "edit": {"c_concat": pair[0], "c_crossattn": instruction}}
+
+
+def crop_sides(crop_res: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of the crop that a config asks for.
+
+    Raises:
+        UserError: neither a number nor two, or a side that the autoencoder cannot take.
+    """
+    sides = (
+        list(crop_res) if isinstance(crop_res, Sequence) and not isinstance(crop_res, str) else [crop_res] * 2
+    )
+    good = [s for s in sides if isinstance(s, int) and s > 0 and s % PIXELS_PER_LATENT == 0]
+    if len(sides) != 2 or good != sides:
+        raise UserError(
+            f"dataset: expected crop_res as one number or [height, width], multiples of {PIXELS_PER_LATENT}, "
+            f"got {crop_res!r}"
+        )
+    return sides[0], sides[1]
