@@ -1,0 +1,117 @@
+"""Pictures a second of the training's data loader alone, on the CPU.
+
+The loader is that of main.py over `EditDataset`: 512 px JPEG files of quality 100, as published, become pairs
+of 256 px pictures. The benchmark writes the dataset: gradients with noise of every scale, which compress
+about as photos do. Files are in the page cache. After an epoch that starts the workers, whole epochs are
+timed. The target: eight workers read more than one GPU trains on.
+
+    python benchmarks/data_loading.py                        # needs: pip install -e '.[train]'
+    python benchmarks/data_loading.py --workers 8 --samples-per-second 120
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ldm.training.data import DataModuleFromConfig
+
+SIDE = 512
+TARGET_WORKERS = 8
+
+
+def draw_picture(generator: np.random.Generator) -> Image.Image:
+    """A picture whose detail falls off toward fine scales as that of photos does."""
+    pixels = np.zeros((SIDE, SIDE, 3))
+    for cells in (2, 8, 32, 128, 512):
+        noise = generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        layer = Image.fromarray(noise).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        pixels += (np.asarray(layer) - 127.5) / cells**0.5
+    return Image.fromarray((127.5 + pixels / 2).clip(0, 255).astype(np.uint8))
+
+
+def write_dataset(folder: Path, pairs: int) -> float:
+    """Write so many pairs in the published layout; mean size of a picture in kB."""
+    generator = np.random.default_rng(0)
+    index, size = [], 0
+    for i in range(pairs):
+        prompt = folder / f"{i:07}"
+        prompt.mkdir()
+        texts = {"input": "a place", "edit": "make it another place", "output": "another place"}
+        (prompt / "prompt.json").write_text(json.dumps(texts))
+        for j in range(2):
+            file = prompt / f"0_{j}.jpg"
+            draw_picture(generator).save(file, quality=100)
+            size += file.stat().st_size
+        index.append([prompt.name, ["0"]])
+    (folder / "seeds.json").write_text(json.dumps(index))
+    return size / (2 * pairs) / 1000
+
+
+def epochs(dataset: Path, workers: int, batch_size: int, runs: int) -> list[float]:
+    """Pictures a second in each of `runs` epochs; 0 workers read in this process."""
+    sizes = {"min_resize_res": 256, "max_resize_res": 256, "crop_res": 256, "flip_prob": 0.5}
+    params = {"path": str(dataset), "splits": [1.0, 0.0, 0.0], **sizes}
+    train = {"target": "edit_dataset.EditDataset", "params": params}
+    data = DataModuleFromConfig(batch_size=batch_size, num_workers=workers, train=train)
+    data.setup()
+    loader = data.train_dataloader()
+    rates = []
+    for epoch in range(runs + 1):
+        started, count = time.perf_counter(), 0
+        for batch in loader:
+            count += 2 * len(batch["edited"])
+        if epoch > 0:
+            rates.append(count / (time.perf_counter() - started))
+    return rates
+
+
+def report(rates: dict[int, float], samples: float) -> str:
+    """Pictures a second, and those of a worker beside what a training of `samples` a second needs of each."""
+    needed = 2 * samples / TARGET_WORKERS
+    lines = [f"{'workers':>8}{'pictures/s':>12}{'a worker':>10}"]
+    lines += [f"{n:8}{rate:12.1f}{rate / max(1, n):10.1f}" for n, rate in rates.items()]
+    worst = min(rate / max(1, n) for n, rate in rates.items())
+    verdict = "met" if worst >= needed else "MISSED"
+    lines += [
+        f"{TARGET_WORKERS} workers for {samples:g} samples/s: {needed:.1f} pictures/s of each, {verdict}",
+        f"{TARGET_WORKERS} workers as fast as the slowest here: {TARGET_WORKERS * worst / 2:.0f} samples/s",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write a dataset, read it with each number of workers, and print the rates."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--workers", type=int, nargs="+", default=[0, 1, 2], help="loader processes (default: 0 1 2)")
+    add("--pairs", type=int, default=200, help="of the dataset (default: %(default)s)")
+    add("--batch-size", type=int, default=16, help="default: %(default)s")
+    add("--runs", type=int, default=3, help="timed epochs of each (default: %(default)s)")
+    add("--samples-per-second", type=float, default=100.0,
+        help="of the training on one GPU, see train_step.py (default: %(default)s)")  # fmt: skip
+    add("--json", action="store_true", help="print all figures as JSON")
+    args = parser.parse_args()
+    if min(args.workers) < 0 or args.runs < 1 or not 1 <= args.batch_size <= args.pairs:
+        parser.error("expected --workers of at least 0, --runs of at least 1, --batch-size in 1..pairs")
+    torch.set_num_threads(1)  # as workers have it, so that 0 workers are one
+    with tempfile.TemporaryDirectory(prefix="data_loading_") as folder:
+        size = write_dataset(Path(folder), args.pairs)
+        print(f"wrote {args.pairs} pairs, {size:.0f} kB a picture", file=sys.stderr)
+        runs = {n: epochs(Path(folder), n, args.batch_size, args.runs) for n in args.workers}
+    rates = {n: statistics.median(each) for n, each in runs.items()}
+    if args.json:
+        print(json.dumps({"kilobytes": size, "runs": runs, "pictures_per_second": rates}, indent=2))
+    else:
+        print(report(rates, args.samples_per_second))
+
+
+if __name__ == "__main__":
+    main()
