@@ -121,6 +121,7 @@ def main() -> None:
 
     import pytorch_lightning as pl
 
+    from ldm.training.latent_cache import check_caches
     from ldm.training.module import load_start, training_module
     from ldm.training.trainer import build_trainer, devices, silence_lightning
 
@@ -144,6 +145,7 @@ def main() -> None:
     network = instantiate_from_config(config.model)
     if resume is None:
         load_start(network)
+        check_caches(data.datasets.values(), network)
     module = training_module(network, rate)
     if trainer.is_global_zero:
         save_config(config, folder)

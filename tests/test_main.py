@@ -27,6 +27,15 @@ def test_overrides_stand_anywhere(project: Project) -> None:
     assert (used.model.base_learning_rate, used.data.params.batch_size) == (3e-4, 2)
 
 
+def test_weights_and_biases(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files come to the run folder; ``csv`` is what the tests of exact trainings read."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    words = ("lightning.logger.target=wandb", "lightning.logger.params.offline=true", "--max_steps", "1")
+    assert project.train("cached", *words, run="wandb") == 0
+    (run,) = (project.logs / "cached_wandb" / "wandb").glob("offline-run-*")
+    assert list(run.glob("*.wandb"))
+
+
 def test_files_merge_from_left_to_right(project: Project, tmp_path: Path) -> None:
     (tmp_path / "more.yaml").write_text("model: {base_learning_rate: 0.5}\ndata: {params: {batch_size: 3}}\n")
     config = trainer_program.read_config(
@@ -90,7 +99,7 @@ def mistakes(logs: Path, config: Path, files: Path) -> dict[str, tuple[list[obje
         ),
         "no dataset": (
             [*base, "data.params.train.params.path=nowhere"],
-            "expected nowhere/latents.safetensors",
+            "expected nowhere/seeds.json",
         ),
         "wrong split": ([*base, "data.params.train.params.split=dev"], "expected one of train, val, test"),
         "no autoencoder": (
@@ -164,6 +173,7 @@ def test_as_a_program(project: Project) -> None:
     last = wrong.stderr.splitlines()[-1]
     assert last == "error: dataset: expected nowhere/seeds.json, which is not there"
     assert "Traceback" not in wrong.stderr
+    command[1] = ROOT / "stable_diffusion" / "main.py"  # where an older document has it
     right = subprocess.run([*command, project.config("cached"), "-n", "shell"], **options)
     assert right.returncode == 0, right.stderr
     assert project.last("cached_shell").is_file()

@@ -1,4 +1,4 @@
-"""main.py and cache_latents.py run for real, on drawn pictures and networks of a few layers."""
+"""main.py run for real, on drawn pictures and networks of a few layers."""
 
 import signal
 from itertools import chain
@@ -9,21 +9,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 import edit_cli
 import main as trainer_program
-from dataset_creation import cache_latents
-from edit_dataset import EditDataset
 from ldm.checkpoint import load_autoencoder, load_for_training, load_model
-from ldm.data.formats import read_picture
-from ldm.images import read_settings, to_tensor
+from ldm.images import read_settings
 from ldm.models.diffusion.ddpm_edit import LatentDiffusion
-from ldm.training.latent_cache import CachedEditDataset
-from ldm.util import UserError, instantiate_from_config
+from ldm.util import instantiate_from_config
 from ldm.weights_file import read_state_dict
-from tiny_training import SIDE, write_dataset
 from training_runs import STEPS, Project, call, saved, signal_at
 
 
@@ -59,43 +53,6 @@ def test_autoencoder_run(project: Project) -> None:
     with Image.open(run / "images" / "train" / "step-00000006.png") as grid:
         assert grid.size == (2 * 128, 2 * 128)  # truth and reconstruction of two pictures, enlarged
     assert list((run / "metrics").glob("events*"))
-
-
-def test_cached_latents_are_those_of_the_autoencoder(project: Project) -> None:
-    autoencoder = instantiate_from_config(OmegaConf.load(project.config("autoencoder")).model).eval()
-    load_autoencoder(autoencoder, project.autoencoder)
-    cached = CachedEditDataset(str(project.dataset), splits=(1.0, 0.0, 0.0))
-    assert len(cached) == 8
-    for i in (0, 5):
-        files = [project.dataset / f"{i:07}" / f"100_{side}.jpg" for side in (0, 1)]
-        with torch.no_grad():
-            x = torch.cat([to_tensor(read_picture(file)) for file in files])
-            before, after = autoencoder.encode(x).parameters
-        torch.testing.assert_close(cached[i]["edit"]["c_concat"], before, rtol=2e-3, atol=2e-3)
-        torch.testing.assert_close(cached[i]["edited"], after, rtol=2e-3, atol=2e-3)
-    pictures = EditDataset(str(project.dataset), min_resize_res=SIDE, max_resize_res=SIDE, crop_res=SIDE)
-    assert cached[4]["edit"]["c_crossattn"] == pictures[4]["edit"]["c_crossattn"] == "make it purple"
-
-
-def test_equal_pictures_are_cached_once(project: Project, tmp_path: Path) -> None:
-    write_dataset(tmp_path / "dataset", count=3)
-    before = (tmp_path / "dataset" / "0000000" / "100_0.jpg").read_bytes()
-    for i in (1, 2):
-        (tmp_path / "dataset" / f"{i:07}" / "100_0.jpg").write_bytes(before)
-    words = ("--config", project.config("autoencoder"), "--ckpt", project.autoencoder)
-    assert call(cache_latents.main, tmp_path / "dataset", *words) == 0
-    cache = load_file(tmp_path / "dataset" / "latents.safetensors")
-    assert cache["moments"].shape == (4, 8, SIDE // 4, SIDE // 4) and cache["moments"].dtype == torch.float16
-    assert cache["rows"].tolist() == [[0, 1], [0, 2], [0, 3]]
-
-
-def test_cache_must_be_there_and_fit(tmp_path: Path, project: Project) -> None:
-    write_dataset(tmp_path, count=2)
-    with pytest.raises(UserError, match="cache_latents.py writes it"):
-        CachedEditDataset(str(tmp_path))
-    (tmp_path / "latents.safetensors").write_bytes((project.dataset / "latents.safetensors").read_bytes())
-    with pytest.raises(UserError, match="is of 8 pairs, .* has 2"):
-        CachedEditDataset(str(tmp_path))
 
 
 # --- The edit model -----------------------------------------------------------------------------------------
@@ -218,13 +175,13 @@ def test_overfitting_four_pairs(project: Project) -> None:
     network = instantiate_from_config(config.model).eval()
     load_autoencoder(network.first_stage_model, project.autoencoder)
     assert edit_loss(network, config) == pytest.approx(1.0, abs=0.05)
-    words = ("max_epochs=100", "max_steps=100", "check_val_every_n_epoch=1000")
+    words = ("max_epochs=150", "max_steps=150", "check_val_every_n_epoch=1000")
     assert (
         project.train(
             "cached",
             *(f"lightning.trainer.{word}" for word in words),
             "lightning.callbacks.image_logger.params.batch_frequency=1000",
-            "lightning.modelcheckpoint.params.every_n_train_steps=100",
+            "lightning.modelcheckpoint.params.every_n_train_steps=150",
             run="overfit",
         )
         == 0

@@ -38,6 +38,8 @@ class LatentDiffusion(ddpm.LatentDiffusion):
     Pictures are [B, 3, H, W] in [-1, 1], or posterior parameters [B, 8, h, w] of the autoencoder.
     """
 
+    _kept_empty_text: Tensor | None = None
+
     def get_input(
         self, batch: Mapping[str, Any], noise: ExampleNoise | None = None, uniform: Tensor | None = None
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
@@ -65,10 +67,16 @@ class LatentDiffusion(ddpm.LatentDiffusion):
             given: the texts, or their conditioning computed before, [B, L, D].
         """
         if isinstance(given, Tensor):
-            empty = self.get_learned_conditioning([""]).to(given.dtype)  # [1, L, D]
+            empty = self._empty_text().to(given)  # [1, L, D]
             return torch.where(dropped.to(given.device)[:, None, None], empty, given)
         texts = ["" if drop else text for drop, text in zip(dropped.tolist(), given, strict=True)]
         return self.get_learned_conditioning(texts)
+
+    def _empty_text(self) -> Tensor:
+        """Conditioning of the empty text, [1, L, D]; computed once where the text encoder is not trained."""
+        if self._kept_empty_text is None or self.cond_stage_model not in self.frozen:
+            self._kept_empty_text = self.get_learned_conditioning([""])
+        return self._kept_empty_text
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Any], n: int) -> dict[str, Tensor | list[str]]:
