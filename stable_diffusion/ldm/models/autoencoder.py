@@ -77,9 +77,10 @@ class AutoencoderKL(nn.Module):
         x = batch[self.image_key]
         posterior = self.encode(x)
         noise = ExampleNoise.of_batch(batch, self.image_key)
-        z = posterior.sample(noise)
-        if self.latent_noise is not None:
-            z = posterior.mode() + self.latent_noise * noise(z)
+        if self.latent_noise is None:
+            z = posterior.sample(noise)
+        else:
+            z = posterior.mode() + self.latent_noise * noise(posterior.mode())
         return self.loss(x, self.decode(z), posterior)
 
     @torch.no_grad()

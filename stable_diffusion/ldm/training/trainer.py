@@ -151,4 +151,3 @@ def silence_lightning() -> None:
     warnings.filterwarnings("ignore", message=r"You're resuming from a checkpoint that ended")
     # A run that ends before its first validation has no best checkpoint yet.
     warnings.filterwarnings("ignore", message=r".*could not find the monitored key")
-    warnings.filterwarnings("ignore", message=r"Experiment logs directory .* exists and is not empty")
