@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from ldm.training.callbacks import ImageLogger  # noqa: F401  configs name main.ImageLogger
 from ldm.training.config import check_model, learning_rate, read_config
 from ldm.training.data import DataModuleFromConfig  # noqa: F401  configs name main.DataModuleFromConfig
-from ldm.util import UserError, instantiate_from_config, run_main
+from ldm.util import UserError, instantiate_from_config, keep_freed_memory, run_main
 
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
 
@@ -140,6 +140,8 @@ def main() -> None:
     }
     monitor = OmegaConf.select(config, "model.params.monitor")
     trainer = build_trainer(config, folder, options, monitor, debug=args.debug)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     rate = learning_rate(config, trainer.num_devices * trainer.num_nodes, args.scale_lr)
 
     network = instantiate_from_config(config.model)

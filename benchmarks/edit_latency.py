@@ -90,7 +90,7 @@ def write_diffusers_folder(checkpoint: Path, folder: Path) -> None:
     from safetensors.torch import load_file
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    from ldm.modules.encoders.tokenizer import load_bpe
+    from ldm.modules.encoders.bpe import load_bpe
 
     state = load_file(checkpoint)
     parts = {

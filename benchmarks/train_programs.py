@@ -128,8 +128,10 @@ def our_program(work: Path, args: argparse.Namespace) -> Program:
 
     from ldm.checkpoint import load_for_training
     from ldm.training.module import training_module
-    from ldm.util import instantiate_from_config
+    from ldm.util import instantiate_from_config, keep_freed_memory
 
+    if args.device == "cpu":
+        keep_freed_memory()
     network = instantiate_from_config(OmegaConf.load(work / "config.yaml").model)
     load_for_training(network, work / "ours.safetensors")
     module = training_module(network, LEARNING_RATE).to(args.device).train()

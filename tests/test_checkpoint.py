@@ -227,6 +227,22 @@ def test_training_goes_on_from_both_copies(edit_state: State, edit_file: Path) -
     assert torch.equal(loaded[ema_name(FIRST)], edit_state[FIRST])
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's account of mapped memory")
+def test_frozen_weights_that_a_training_never_uses_take_no_memory(edit_file: Path) -> None:
+    model = instantiate_from_config(edit_config())
+    load_for_training(model, edit_file)
+    assert mapped_memory(edit_file) < 0.1 * edit_file.stat().st_size  # what was copied is let go
+    used = [*model.first_stage_model.encoder.parameters(), *model.cond_stage_model.parameters()]
+    assert sum(p.double().sum() for p in used).isfinite()
+    assert mapped_memory(edit_file) < 0.9 * edit_file.stat().st_size
+    trained = next(model.model.parameters())
+    with torch.no_grad():
+        trained += 1  # a copy of its own: the file and another model stay as they were
+    again = instantiate_from_config(edit_config())
+    load_for_training(again, edit_file)
+    assert torch.equal(next(again.model.parameters()) + 1, trained)
+
+
 def test_training_widens_both_copies(tmp_path: Path) -> None:
     state = published_state(text_to_image_config())
     model = instantiate_from_config(edit_config())

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from yaml import YAMLError
 
 from ldm.models.autoencoder import AutoencoderKL
@@ -91,6 +91,8 @@ def load_model(
 def load_for_training(model: LatentDiffusion, ckpt: str | Path, *, load_ema: bool = True) -> None:
     """Copy the weights of a file into an existing `LatentDiffusion`, on whatever device it is.
 
+    Frozen weights in float32 on the CPU are not copied: they become views of the file.
+
     A first convolution of fewer input channels than the model's (text-to-image, 4, into edit, 8) fills the
     first ones; the others become zero, so that the network starts as the one in the file. A file that holds
     no plain copy of the network gives its EMA copy.
@@ -113,8 +115,10 @@ def load_for_training(model: LatentDiffusion, ckpt: str | Path, *, load_ema: boo
     if keep_ema:
         located |= _locate(averages, weights, widen=True)
     _require_known(weights, wanted)
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad and name in wanted}
     for name, stored in located.items():
-        _copy(weights.read(stored), state[name])
+        _fill(frozen.get(name, state[name]), weights.read(stored))
+    weights.release()  # what was copied; nothing was written to a view
     if averages and not keep_ema:
         model.model_ema.copy_from(model.model)
     elif "model_ema.num_updates" in weights.shapes and keep_ema:
@@ -306,8 +310,16 @@ def _check_schedule(model: LatentDiffusion, weights: Weights) -> None:
         raise UserError(f"{weights.path} was trained with another noise schedule than the configuration's")
 
 
-def _copy(source: Tensor, target: Tensor) -> None:
-    """Copy a weight; where the target has more input channels (axis 1), those become zero."""
+def _fill(target: Tensor, source: Tensor) -> None:
+    """Give a weight its numbers; where it has more input channels (axis 1) than the file, those become zero.
+
+    A frozen parameter becomes a view of the mapped file where it can: what a training never uses, such as the
+    decoder, then takes no memory.
+    """
+    frozen = isinstance(target, nn.Parameter)
+    if frozen and (target.shape, target.dtype, target.device) == (source.shape, source.dtype, source.device):
+        target.data = source
+        return
     if source.shape != target.shape:
         target.zero_()
         target = target[:, : source.shape[1]]

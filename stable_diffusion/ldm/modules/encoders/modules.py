@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ldm.modules.encoders.bpe import VOCAB_SIZE
 from ldm.modules.encoders.clip_text import CLIPTextConfig, CLIPTextModel
-from ldm.modules.encoders.tokenizer import VOCAB_SIZE, CLIPTokenizer
+from ldm.modules.encoders.tokenizer import CLIPTokenizer
 
 
 class FrozenCLIPEmbedder(nn.Module):
