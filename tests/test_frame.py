@@ -121,7 +121,7 @@ def _pins_for(file: str) -> dict[str, str]:
     [
         ("requirements.txt", []),
         ("requirements-test.txt", ["test"]),
-        ("environment.yaml", ["train", "samplers", "dataset", "app", "benchmark", "test"]),
+        ("environment.yaml", ["train", "samplers", "dataset", "ray", "app", "benchmark", "test"]),
     ],
 )
 def test_pins_cover_the_ranges_exactly(file: str, extras: list[str]) -> None:
@@ -137,6 +137,7 @@ def test_environment_has_every_extra_and_the_pins_of_the_requirements() -> None:
         "train",
         "samplers",
         "dataset",
+        "ray",
         "app",
         "benchmark",
         "test",

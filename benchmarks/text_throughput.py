@@ -1,0 +1,157 @@
+"""Triples a second at many requests at once against one at a time, and the memory of a long run.
+
+The whole program, `generate_txt_dataset.py`, asks a server on this machine that answers every request after a
+fixed delay, whatever else it is doing, as a hosted model with room for all would. Runs take turns.
+
+    python benchmarks/text_throughput.py            # speed; needs: pip install -e '.[dataset]'
+    python benchmarks/text_throughput.py --memory   # memory over 1,000 to 100,000 captions
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+PROGRAM = Path(__file__).resolve().parents[1] / "dataset_creation/generate_txt_dataset.py"
+SPEED_TARGET = 25.0  # times the rate of one request at a time
+MEMORY_TARGET = 1.1  # peak at the most captions / peak at the fewest, at most
+MEMORY_COUNTS = (1_000, 10_000, 100_000)
+ANSWER = json.dumps({"edit": "make it snow", "output": "the same in deep snow"})
+
+
+# --- The server ---------------------------------------------------------------------------------------------
+
+
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
+    """Answer the requests of one connection, each `delay` seconds after it came."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}
+    usage = {"prompt_tokens": 500, "completion_tokens": 20, "total_tokens": 520}
+    reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "fixed"}
+    body = json.dumps({**reply, "choices": [choice], "usage": usage}).encode()
+    head = (
+        f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    )
+    try:
+        while True:
+            request = await reader.readuntil(b"\r\n\r\n")
+            lengths = [line for line in request.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+            await reader.readexactly(int(lengths[0].split(b":")[1]))
+            await asyncio.sleep(delay)
+            writer.write(head + body)
+            await writer.drain()
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+
+
+def serve(delay: float, started: Connection) -> None:
+    """Serve until the process is ended; tells its port."""
+
+    async def forever() -> None:
+        server = await asyncio.start_server(lambda r, w: answer(r, w, delay), "127.0.0.1", 0)
+        started.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(forever())
+
+
+# --- Runs of the program ------------------------------------------------------------------------------------
+
+
+def run(port: int, folder: Path, captions: int, concurrency: int) -> tuple[float, float]:
+    """Seconds from the first triple written to the last, and peak memory in MB, of a run of the program."""
+    source, output = folder / f"captions-{captions}.txt", folder / f"{time.monotonic_ns()}.jsonl"
+    if not source.exists():
+        source.write_text("".join(f"a photograph of thing {i} in a garden\n" for i in range(captions)))
+    command = [sys.executable, str(PROGRAM), "--openai-model", "fixed", "--captions", str(source)]
+    command += [
+        "--openai-base-url",
+        f"http://127.0.0.1:{port}/v1",
+        "--moderation",
+        "off",
+        "--output",
+        str(output),
+    ]
+    command += ["--num-samples", str(captions), "--concurrency", str(concurrency)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        first = None
+        while first is None and process.poll() is None:
+            time.sleep(0.001)
+            if output.exists() and output.stat().st_size:
+                first = time.time()
+        _, status, usage = os.wait4(process.pid, 0)
+    lines = output.read_bytes().count(b"\n") if output.exists() else 0
+    if status or lines != captions or first is None:
+        sys.exit(f"expected {captions} triples, got {lines}: {(folder / 'log').read_text()[-500:]}")
+    return output.stat().st_mtime - first, usage.ru_maxrss / 1024
+
+
+def speed(port: int, folder: Path, args: argparse.Namespace) -> None:
+    """Compare the rates."""
+    rates: dict[int, list[float]] = {1: [], args.concurrency: []}
+    for i in range(args.runs):
+        for concurrency in list(rates)[:: 1 if i % 2 == 0 else -1]:
+            captions = args.captions * concurrency
+            # The first `concurrency` triples come together, and the clock starts with the first of them.
+            seconds, _ = run(port, folder, captions, concurrency)
+            rates[concurrency].append((captions - concurrency) / seconds)
+            print(f"round {i + 1}, {concurrency} at once: {rates[concurrency][-1]:.2f}/s", file=sys.stderr)
+    one, many = (statistics.median(rates[n]) for n in rates)
+    met = "met" if many / one >= SPEED_TARGET else "MISSED"
+    print(f"one at a time {one:.2f} triples/s, {args.concurrency} at once {many:.2f} triples/s")
+    print(f"ratio {many / one:.1f} (at 32, ≥ {SPEED_TARGET:.0f} {met})")
+
+
+def memory(port: int, folder: Path, args: argparse.Namespace) -> None:
+    """Peak memory of ever longer runs."""
+    peaks = {}
+    for captions in MEMORY_COUNTS:
+        seconds, peaks[captions] = run(port, folder, captions, args.concurrency)
+        print(
+            f"{captions:7,} captions: peak {peaks[captions]:.0f} MB, {captions / seconds:.0f}/s", flush=True
+        )
+    ratio = peaks[MEMORY_COUNTS[-1]] / peaks[MEMORY_COUNTS[0]]
+    print(f"ratio {ratio:.2f} (≤ {MEMORY_TARGET} {'met' if ratio <= MEMORY_TARGET else 'MISSED'})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add(
+        "--delay",
+        type=float,
+        default=0.5,
+        help="seconds to an answer; --memory takes none (default: %(default)s)",
+    )
+    add("--concurrency", type=int, default=32, help="requests at once (default: %(default)s)")
+    add("--captions", type=int, default=20, help="of a run, times the concurrency (default: %(default)s)")
+    add("--runs", type=int, default=3, help="of each concurrency (default: %(default)s)")
+    add("--memory", action="store_true", help="measure memory in place of speed")
+    args = parser.parse_args()
+    if args.captions < 2 or args.concurrency < 2 or args.runs < 1 or args.delay < 0:
+        parser.error(
+            "expected --captions and --concurrency of at least 2, --runs of at least 1, --delay of at least 0"
+        )
+    ours, theirs = multiprocessing.Pipe()
+    server = multiprocessing.Process(
+        target=serve, args=(0 if args.memory else args.delay, theirs), daemon=True
+    )
+    server.start()
+    with tempfile.TemporaryDirectory(prefix="text_throughput_") as folder:
+        (memory if args.memory else speed)(ours.recv(), Path(folder), args)
+    server.terminate()
+
+
+if __name__ == "__main__":
+    main()

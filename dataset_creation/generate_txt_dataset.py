@@ -1,0 +1,141 @@
+"""Triples of caption, instruction and edited caption from a language model (Brooks et al. 2022, section 3.1).
+
+    python dataset_creation/generate_txt_dataset.py --openai-model MODEL --captions FILE
+    python dataset_creation/generate_txt_dataset.py --merge triples.jsonl PARTITION_FILE...
+
+A stopped run goes on with the same command. The triples are JSON lines with caption, edit, output and url, as
+generate_img_dataset.py reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from dataset_creation.captions import LOST, SUBSTITUTES
+from dataset_creation.language_model import add_model_options, model_arguments
+from dataset_creation.merge import merge
+from dataset_creation.moderation import MODES
+from dataset_creation.triple_run import PATIENCE, Report, RunOptions, run
+from ldm.util import UserError, run_main
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_model_options(parser)
+    add = parser.add_argument_group("captions").add_argument
+    add("--captions", help="a .txt, .jsonl, .csv or .parquet file, or a dataset on the hub, as owner/name")
+    add("--caption-column", help="of the captions (default: caption, TEXT, text, input or prompt)")
+    add("--url-column", help="of the pictures' addresses (default: url or URL, if there)")
+    add(
+        "--num-samples",
+        type=int,
+        default=10_000,
+        help="captions to draw, all partitions (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
+    add("--num-partitions", "--partitions", type=int, default=1, help="shares of it (default: %(default)s)")
+    add("--partition", type=int, default=0, help="which share, counted from 0 (default: %(default)s)")
+    add = parser.add_argument_group("work").add_argument
+    add("--output", help="file of the triples (default: data/triples-PARTITION-of-PARTITIONS.jsonl)")
+    add(
+        "--moderation", choices=MODES, default="api", help="what looks for unfit texts (default: %(default)s)"
+    )
+    add(
+        "--wordlist",
+        metavar="FILE",
+        help="words for --moderation wordlist, one a line (default: English ones)",
+    )
+    add("--concurrency", type=int, default=16, help="requests at once (default: %(default)s)")
+    add(
+        "--give-up-after",
+        type=float,
+        default=PATIENCE,
+        metavar="SECONDS",
+        help="end when the server has not answered for so long (default: %(default).0f)",
+    )
+    add("--price-input", type=float, metavar="USD", help="of a million tokens of prompts: shows the cost")
+    add("--price-output", type=float, metavar="USD", help="of a million tokens of answers")
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        help="run all partitions as tasks on this Ray cluster (auto: the one here)",
+    )
+    add(
+        "--merge", nargs="+", metavar="FILE", help="join files of triples: the new file, then the partitions'"
+    )
+    return parser
+
+
+def options_of(args: argparse.Namespace) -> RunOptions:
+    """What the command line asks for.
+
+    Raises:
+        UserError: values that make no sense, or no captions.
+    """
+    if not args.captions:
+        raise UserError(
+            f"expected --captions with a file or a hub dataset: {LOST}, which the paper used, is gone "
+            f"from the hub; in its place try {SUBSTITUTES}"
+        )
+    if min(args.num_samples, args.num_partitions, args.concurrency) < 1:
+        raise UserError("--num-samples, --num-partitions and --concurrency: expected at least 1")
+    if args.seed < 0:
+        raise UserError(f"--seed: expected at least 0, got {args.seed}")
+    if not args.give_up_after >= 0:
+        raise UserError(f"--give-up-after: expected at least 0 seconds, got {args.give_up_after}")
+    if not 0 <= args.partition < args.num_partitions:
+        last = args.num_partitions - 1
+        raise UserError(f"--partition: expected 0 to {last} of {last + 1} partitions, got {args.partition}")
+    if (args.price_input is None) != (args.price_output is None):
+        raise UserError("expected both --price-input and --price-output, or neither")
+    if args.price_input is not None and not min(args.price_input, args.price_output) >= 0:
+        raise UserError("--price-input and --price-output: expected at least 0")
+    prices = None if args.price_input is None else (args.price_input, args.price_output)
+    return RunOptions(
+        output=args.output or f"data/triples-{args.partition}-of-{args.num_partitions}.jsonl",
+        captions=args.captions,
+        model=model_arguments(args, args.seed),
+        caption_column=args.caption_column,
+        url_column=args.url_column,
+        num_samples=args.num_samples,
+        seed=args.seed,
+        num_partitions=args.num_partitions,
+        partition=args.partition,
+        moderation=args.moderation,
+        wordlist=args.wordlist,
+        concurrency=args.concurrency,
+        patience=args.give_up_after,
+        prices=prices,
+    )
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    if args.merge:
+        print(merge(Path(args.merge[0]), [Path(name) for name in args.merge[1:]]))
+        return
+    reports: list[Report] = []
+    if args.ray:
+        from dataset_creation.ray_partitions import run_partitions
+
+        if args.output or args.partition:
+            raise UserError(
+                "--ray runs all partitions, each into its own file: expected no --output, --partition"
+            )
+        reports = run_partitions(args.ray, options_of(args))
+    else:
+        reports.append(run(options_of(args)))
+        print(reports[0])
+    unanswered = sum(report.unanswered for report in reports)
+    if unanswered:
+        trouble = next(report.trouble for report in reports if report.trouble)
+        print(f"{unanswered} captions got no answer ({trouble}): run the same command again", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_main(main)

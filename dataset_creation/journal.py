@@ -1,0 +1,149 @@
+"""What became of each caption: the file of accepted triples, and beside it that of all others.
+
+A line is written whole, in one call, when its caption is done, so a run that is killed loses what it was
+waiting for and nothing else. Accepted triples stand in FILE, which is the product: ``caption, edit, output,
+url`` in JSON lines. Captions that gave none stand in ``FILE.rejected.jsonl`` with the reason; its first line
+says how the run was set up, so that another set-up does not go on in the same file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from dataset_creation.captions import Caption
+from dataset_creation.instructions import EditPrompt
+from ldm.util import UserError
+
+
+class Journal:
+    """Both files of a run, open for more. Use as a context manager.
+
+    Args:
+        path: of the accepted triples; its folder is made.
+        settings: what the captions and answers depend on, in plain JSON types.
+
+    Attributes:
+        accepted: triples in the file.
+        rejected: captions that gave none, by reason.
+
+    Raises:
+        UserError: another run is writing there, or one with other settings has been.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.rejected_path = path.with_name(path.name + ".rejected.jsonl")
+        self.rejected: Counter[str] = Counter()
+        self._done: set[int] = set()  # captions that stood in either file at the start
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._rejects = open(self.rejected_path, "a+b", buffering=0)
+            self._lock()
+            self._triples = open(path, "a+b", buffering=0)
+            self._begin(settings)
+        except OSError as error:
+            raise UserError(f"cannot write {error.filename or path}: {error.strerror}") from error
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._rejects, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until this process ends, however
+        except BlockingIOError:
+            raise UserError(f"{self.path}: another process is writing this file") from None
+
+    def _begin(self, settings: Mapping[str, Any]) -> None:
+        rejects = _whole_lines(self._rejects)
+        header = next(rejects, None)
+        triples = _whole_lines(self._triples)
+        if header is None:
+            if next(triples, None) is not None:
+                raise UserError(
+                    f"{self.path}: expected a new file, or one with its {self.rejected_path.name}"
+                )
+            _append(self._rejects, {"settings": settings}, self.rejected_path)
+        elif header.get("settings") != settings:
+            raise UserError(f"{self.path}: {_difference(header.get('settings') or {}, settings)}")
+        for line in rejects:
+            self.rejected[line["reason"]] += 1
+            self._done.add(Caption(line["caption"]).key)
+        self.accepted = 0
+        for line in triples:
+            self.accepted += 1
+            self._done.add(Caption(line["caption"]).key)
+
+    def was_done(self, caption: Caption) -> bool:
+        """Whether the caption stood in one of the files when they were opened."""
+        return caption.key in self._done
+
+    def accept(self, triple: EditPrompt, caption: Caption) -> None:
+        """Keep a triple.
+
+        Raises:
+            UserError: it cannot be written; the files are as they were before.
+        """
+        _append(self._triples, {**asdict(triple), "url": caption.url}, self.path)
+        self.accepted += 1
+
+    def reject(self, caption: Caption, reason: str, detail: str = "") -> None:
+        """Note a caption that gave no triple; errors as `accept`."""
+        line = {"caption": caption.text, "reason": reason} | ({"detail": detail} if detail else {})
+        _append(self._rejects, line, self.rejected_path)
+        self.rejected[reason] += 1
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._triples.close()
+        self._rejects.close()
+
+
+def _whole_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Objects of the lines of a file; one at the end that was not written whole is cut off."""
+    file.seek(0)
+    end = 0
+    reader = open(file.fileno(), "rb", closefd=False)
+    for line in reader:
+        try:
+            if not line.endswith(b"\n"):
+                break
+            value = json.loads(line)
+            if not isinstance(value, dict):
+                raise ValueError("no object")
+        except ValueError as error:
+            raise UserError(f"{file.name}: expected JSON lines, got {line[:60]!r}") from error
+        end += len(line)
+        yield value
+    file.truncate(end)
+    file.seek(end)
+
+
+def _append(file: IO[bytes], value: Mapping[str, Any], path: Path) -> None:
+    """Write a line whole or not at all."""
+    # Lone surrogates have no UTF-8: such a line alone is written in ASCII.
+    text = json.dumps(value, ensure_ascii=False) + "\n"
+    try:
+        line = text.encode()
+    except UnicodeEncodeError:
+        line = (json.dumps(value) + "\n").encode()
+    before = file.seek(0, os.SEEK_END)
+    try:
+        while line:  # a disk that is nearly full takes a part, and then says so
+            line = line[file.write(line) :]
+    except OSError as error:
+        file.truncate(before)
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; nothing is lost, the same command goes on"
+        ) from error
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    listed = ", ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in names)
+    return f"was begun with {listed}; finish it with the same settings or choose another --output"
