@@ -80,6 +80,20 @@ def test_stopped_and_told_to_save(
     assert furthest(weights(project, "whole"), weights(project, "stopped")) == 0
 
 
+def test_terminated(project: Project, uninterrupted: dict[int, float]) -> None:
+    """SIGTERM, as cluster managers send it, saves and leaves; the same command goes on exactly."""
+    done = program(*words(project, "terminated", *signal_at(3, "SIGTERM")))
+    assert "Traceback" not in done.stderr
+    assert "terminated at step" in done.stderr and done.returncode != 0
+    step = saved(project.last("edit_terminated"))["global_step"]
+    assert step in (3, 4)
+    again = program(*words(project, "terminated"))
+    assert again.returncode == 0, again.stderr
+    resumed = loss_curve(project.logs / "edit_terminated")
+    assert {s: resumed[s] for s in range(step, STEPS)} == {s: uninterrupted[s] for s in range(step, STEPS)}
+    assert furthest(weights(project, "whole"), weights(project, "terminated")) == 0
+
+
 @pytest.mark.parametrize("how", ["accumulation", "ddp", "torchrun"])
 def test_the_same_global_batch(project: Project, how: str) -> None:
     """Two batches of two accumulated, or two processes (gloo) of two each, train as one batch of four."""
