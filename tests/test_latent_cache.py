@@ -154,6 +154,7 @@ def test_texts_of_a_frozen_encoder(ready: Path) -> None:
         stored = dataset._embeddings.read("values", row)
         torch.testing.assert_close(stored, expected[row], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(dataset[3]["edit"]["c_crossattn"], expected[4], rtol=1e-4, atol=1e-4)
+    assert isinstance(dataset[3]["edit"]["instruction"], str)  # for the image grids
 
 
 def test_a_trained_encoder_gets_the_text(model: Path, tmp_path: Path) -> None:

@@ -62,11 +62,19 @@ class ImageLogger(pl.Callback):
         batch_frequency: optimizer steps between two grids; also at every validation.
         max_images: examples a grid.
         increase_log_steps: also log at steps 1, 2, 4, … up to `batch_frequency`.
+        log_images_kwargs: for ``network.log_images``, such as guidance scales.
     """
 
-    def __init__(self, batch_frequency: int, max_images: int, increase_log_steps: bool = True) -> None:
+    def __init__(
+        self,
+        batch_frequency: int,
+        max_images: int,
+        increase_log_steps: bool = True,
+        log_images_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         self.batch_frequency = batch_frequency
         self.max_images = max_images
+        self.options = log_images_kwargs or {}
         self.early = {2**k for k in range(batch_frequency.bit_length())} if increase_log_steps else set()
         self.logged = 0  # step of the last grid: a step of several batches logs once
 
@@ -97,7 +105,7 @@ class ImageLogger(pl.Callback):
         training = network.training
         network.eval()
         with torch.random.fork_rng():  # looking at a training must not change it
-            columns = network.log_images(batch, self.max_images)
+            columns = network.log_images(batch, self.max_images, **self.options)
         network.train(training)
         folder = Path(trainer.default_root_dir) / "images" / split
         folder.mkdir(parents=True, exist_ok=True)

@@ -270,12 +270,12 @@ class CachedEditDataset(Dataset):
             if not self._pictures.read("readable", row):
                 raise UserError(f"dataset: {file} could not be read when it was to be encoded")
             pair.append(self._pictures.read("values", row, mirrored).float())  # [2 z, h, w]
-        text: str | Tensor
+        instruction = read_prompt(example.folder).edit
+        edit = {"c_concat": pair[0], "c_crossattn": instruction}
         if self.info.text_encoder:
-            text = self._embeddings.read("values", int(self._texts[number])).float()  # [L, D]
-        else:
-            text = read_prompt(example.folder).edit
-        return {"edited": pair[1], "edit": {"c_concat": pair[0], "c_crossattn": text}}
+            edit["instruction"] = instruction
+            edit["c_crossattn"] = self._embeddings.read("values", int(self._texts[number])).float()  # [L, D]
+        return {"edited": pair[1], "edit": edit}
 
 
 def check_caches(datasets: Iterable[Any], network: nn.Module) -> None:

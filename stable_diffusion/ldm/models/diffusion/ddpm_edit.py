@@ -35,7 +35,8 @@ def dropout_masks(uniform: Tensor, share: float = DROPOUT) -> tuple[Tensor, Tens
 class LatentDiffusion(ddpm.LatentDiffusion):
     """The edit model. A batch holds ``edited`` and ``edit`` = ``{c_concat: picture, c_crossattn: text}``.
 
-    Pictures are [B, 3, H, W] in [-1, 1], or posterior parameters [B, 8, h, w] of the autoencoder.
+    Pictures are [B, 3, H, W] in [-1, 1], or posterior parameters [B, 8, h, w] of the autoencoder; texts may
+    be their conditioning [B, L, D], with the texts themselves under ``instruction``.
     """
 
     _kept_empty_text: Tensor | None = None
@@ -79,10 +80,12 @@ class LatentDiffusion(ddpm.LatentDiffusion):
         return self._kept_empty_text
 
     @torch.no_grad()
-    def log_images(self, batch: Mapping[str, Any], n: int) -> dict[str, Tensor | list[str]]:
+    def log_images(
+        self, batch: Mapping[str, Any], n: int, cfg_text: float = 7.5, cfg_image: float = 1.5
+    ) -> dict[str, Tensor | list[str]]:
         """Before, instruction, after and sample: n texts, and pictures [n, 3, H, W] in [-1, 1].
 
-        The instruction is left out where the batch holds its conditioning alone.
+        The sample is drawn at those guidance scales.
         """
         edit = batch[self.cond_stage_key]
         image = self.encode_input(edit["c_concat"][:n])
@@ -91,11 +94,11 @@ class LatentDiffusion(ddpm.LatentDiffusion):
         text = self.encode_text(given, torch.zeros(len(given), dtype=torch.bool))
         with self.ema_scope():
             denoiser = EditDenoiser(
-                self, text, image, self.get_learned_conditioning([""]), cfg_text=7.5, cfg_image=1.5
+                self, text, image, self.get_learned_conditioning([""]), cfg_text=cfg_text, cfg_image=cfg_image
             )
             return {
                 "before": self.first_stage_model.decode(image),
-                **({} if isinstance(given, Tensor) else {"instruction": list(given)}),
+                "instruction": list(edit.get("instruction", given)[:n]),
                 "after": self.decode_first_stage(truth),
                 "sample": self.sample_latent(denoiser, truth),
             }
