@@ -7,6 +7,7 @@ that millions of captions take none.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from glob import escape
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,9 @@ def _open(source: str) -> Any:
     datasets.disable_progress_bars()
     try:
         if path.exists():
-            return datasets.load_dataset(reader, data_files=str(path), split="train")
+            # A name is taken for a pattern, and the mark at the start of a file for a letter.
+            options = {"encoding": "utf-8-sig"} if reader in ("text", "csv") else {}
+            return datasets.load_dataset(reader, data_files=escape(str(path)), split="train", **options)
         return datasets.load_dataset(source, split="train")
     except Exception as error:  # from the network, the disk, pyarrow or `datasets` itself: almost any type
         cause = error.__cause__ or error

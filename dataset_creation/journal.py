@@ -13,7 +13,9 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,18 +40,22 @@ class Journal:
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: expected a file, got a folder")
         self.path = path
         self.rejected_path = path.with_name(path.name + ".rejected.jsonl")
         self.rejected: Counter[str] = Counter()
         self._done: set[int] = set()  # captions that stood in either file at the start
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._rejects = open(self.rejected_path, "a+b", buffering=0)
-            self._lock()
-            self._triples = open(path, "a+b", buffering=0)
-            self._begin(settings)
-        except OSError as error:
-            raise UserError(f"cannot write {error.filename or path}: {error.strerror}") from error
+        with ExitStack() as files:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._rejects = files.enter_context(open(self.rejected_path, "a+b", buffering=0))
+                self._lock()
+                self._triples = files.enter_context(open(path, "a+b", buffering=0))
+                self._begin(settings)
+            except OSError as error:
+                raise UserError(f"cannot write {error.filename or path}: {error.strerror}") from error
+            self._files = files.pop_all()  # kept open if nothing went wrong
 
     def _lock(self) -> None:
         try:
@@ -58,24 +64,22 @@ class Journal:
             raise UserError(f"{self.path}: another process is writing this file") from None
 
     def _begin(self, settings: Mapping[str, Any]) -> None:
+        """Read what is there, or begin with the settings where there is nothing."""
         rejects = _whole_lines(self._rejects)
         header = next(rejects, None)
-        triples = _whole_lines(self._triples)
-        if header is None:
-            if next(triples, None) is not None:
-                raise UserError(
-                    f"{self.path}: expected a new file, or one with its {self.rejected_path.name}"
-                )
+        known = header is not None and isinstance(header.get("settings"), dict)
+        if not known and (header is not None or self._triples.seek(0, os.SEEK_END)):
+            raise UserError(f"{self.path}: expected a new file, or one with its {self.rejected_path.name}")
+        rejected = [_text(line, "reason", "caption", file=self.rejected_path) for line in rejects]
+        accepted = [_text(line, "caption", file=self.path) for line in _whole_lines(self._triples)]
+        if header is None or header["settings"] != settings:
+            if rejected or accepted:
+                raise UserError(f"{self.path}: {_difference(header['settings'], settings)}")
+            self._rejects.truncate(0)  # nothing came of the run before, so it binds nobody
             _append(self._rejects, {"settings": settings}, self.rejected_path)
-        elif header.get("settings") != settings:
-            raise UserError(f"{self.path}: {_difference(header.get('settings') or {}, settings)}")
-        for line in rejects:
-            self.rejected[line["reason"]] += 1
-            self._done.add(Caption(line["caption"]).key)
-        self.accepted = 0
-        for line in triples:
-            self.accepted += 1
-            self._done.add(Caption(line["caption"]).key)
+        self.accepted = len(accepted)
+        self.rejected.update(reason for reason, _ in rejected)
+        self._done.update(Caption(line[-1]).key for line in chain(rejected, accepted))
 
     def was_done(self, caption: Caption) -> bool:
         """Whether the caption stood in one of the files when they were opened."""
@@ -100,8 +104,7 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._triples.close()
-        self._rejects.close()
+        self._files.close()
 
 
 def _whole_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
@@ -122,6 +125,14 @@ def _whole_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
         yield value
     file.truncate(end)
     file.seek(end)
+
+
+def _text(line: Mapping[str, Any], *names: str, file: Path) -> list[str]:
+    """Texts of a line."""
+    values = [line.get(name) for name in names]
+    if not all(isinstance(value, str) for value in values):
+        raise UserError(f"{file}: expected lines with {' and '.join(names)}, got {line!r:.80}")
+    return values
 
 
 def _append(file: IO[bytes], value: Mapping[str, Any], path: Path) -> None:

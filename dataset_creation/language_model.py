@@ -213,7 +213,7 @@ class LanguageModel:
             if name in self._options:  # else another request, sent at the same time, was told before
                 value = self._options.pop(name)
                 tqdm.write(f"warning: {self.server} takes no {name}: {refusal}", file=sys.stderr)
-                if name == "max_tokens":  # what newer models of OpenAI call it
+                if name == "max_tokens" and self.api == "chat":  # what newer models of OpenAI call it
                     self._options["max_completion_tokens"] = value
             return None
         self.usage.add(answer.usage)

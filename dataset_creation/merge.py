@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def merge(path: Path, parts: Sequence[Path]) -> Merged:
     kept = repeated = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "wb") as merged:
+        with ExitStack() as files:
+            merged = files.enter_context(open(unfinished, "wb"))
+            files.callback(unfinished.unlink, missing_ok=True)
             for part in parts:
                 for number, line in enumerate(_lines(part), 1):
                     keys = _keys(line, f"{part}, line {number}")
@@ -51,11 +54,10 @@ def merge(path: Path, parts: Sequence[Path]) -> Merged:
                     else:
                         repeated += 1
                     seen |= keys
-        os.replace(unfinished, path)
+            merged.flush()
+            os.replace(unfinished, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     return Merged(path, kept, repeated)
 
 

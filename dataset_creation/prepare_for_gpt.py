@@ -81,9 +81,7 @@ def main() -> None:
         else:
             lines.append(record(triple, args.format))
     if bad and not args.skip_invalid:
-        raise UserError(
-            f"{args.input_path}: {bad} bad lines, nothing written; --skip-invalid skips them"
-        )
+        raise UserError(f"{args.input_path}: {bad} bad lines, nothing written; --skip-invalid skips them")
     if not lines:
         raise UserError(f"{args.input_path}: expected triples, got none")
     write_lines(Path(args.output_path), lines)

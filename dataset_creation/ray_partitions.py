@@ -7,6 +7,7 @@ of these files, and that of the captions, must be one that all machines see.
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def run_partitions(address: str, options: RunOptions) -> list[Report]:
         import ray
     except ImportError as error:
         raise UserError(f"--ray needs `pip install ray`: {error}") from error
+    _check_address(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="warning")
     except Exception as error:  # Ray raises almost any type
@@ -46,6 +48,17 @@ def run_partitions(address: str, options: RunOptions) -> list[Report]:
         raise
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Knock at the port, for Ray itself takes minutes to find that nobody is there."""
+    if address == "auto" or "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(f"--ray: expected a running cluster at {address!r}, as host:port: {error}") from None
 
 
 def _run(options: RunOptions) -> Report:

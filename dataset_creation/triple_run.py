@@ -202,8 +202,8 @@ class _TripleRun:
             await self._answer(lambda: self.flagged(["a cat on a sofa"]))
         except (NoSuchPlace, Refused, Unavailable) as trouble:
             raise UserError(
-                f"expected a server with moderation: choose --moderation wordlist or --moderation off, "
-                f"or another server ({trouble})"
+                f"{self.model.server} seems to have no moderation: choose --moderation wordlist or "
+                f"--moderation off ({trouble})"
             ) from None
 
     def _todo(self) -> Iterator[Caption]:

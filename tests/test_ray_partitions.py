@@ -1,0 +1,150 @@
+"""Partitions as tasks on a real Ray cluster of this machine, one of whose workers is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dataset_creation import generate_txt_dataset
+from faulty_server import KEY, MODEL, REASONS, LanguageServer, expected, serving
+from training_runs import call
+from triple_runs import captions_file, plain_captions, quick, read_lines
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.usefixtures(quick.__name__)
+CAPTIONS = [*plain_captions(50), *(f"{word} thing" for word in REASONS)]
+PARTS = 3
+
+
+class Cluster:
+    """A Ray cluster of this machine alone, that knows no key; `folder` is where all its files are."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        port = self.address.rpartition(":")[2]
+        alone = ["--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"]
+        size = ["--num-cpus=2", "--object-store-memory=80000000"]
+        start = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}"]
+        known = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI")}
+        with open(folder / "output.txt", "w") as output:
+            self.process = subprocess.Popen(
+                [*start, f"--temp-dir={folder}", *alone, *size],
+                stdout=output,
+                stderr=output,
+                env={**known, "RAY_USAGE_STATS_ENABLED": "0", "HF_DATASETS_CACHE": str(folder / "cache")},
+                start_new_session=True,
+            )
+        while "Ray runtime started" not in (folder / "output.txt").read_text():
+            assert self.process.poll() is None, (folder / "output.txt").read_text()
+            time.sleep(0.1)
+
+    def workers(self) -> list[int]:
+        """Processes of this cluster that work on a partition."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if (process / "cmdline").read_bytes().startswith(b"ray::_run"):
+                    parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+                    if str(self.folder).encode() in (process.parent / parent / "cmdline").read_bytes():
+                        found.append(int(process.name))
+            except OSError:  # it is gone
+                continue
+        return found
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=20)
+        finally:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="ray"))  # short: Ray's sockets are in it
+    cluster = Cluster(folder)
+    yield cluster
+    cluster.stop()
+    shutil.rmtree(folder)
+
+
+def run(address: str, server: LanguageServer, *words: object) -> int:
+    """The program on all partitions, with relative paths and the key in this process alone."""
+    captions_file(Path("captions.txt"), CAPTIONS)
+    usual = (MODEL, "--captions", "captions.txt", "--partitions", PARTS, "--ray", address)
+    return call(generate_txt_dataset.main, *usual, "--openai-base-url", server.url, *words)
+
+
+@pytest.fixture(autouse=True)
+def work_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_worker_that_is_killed(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its partition is begun again and goes on; all together is what one process gives."""
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        while server.answers < 12:
+            time.sleep(0.01)
+        killed.extend(cluster.workers()[:1])
+        os.kill(killed[0], signal.SIGKILL)
+
+    with serving(delay=0.1) as server:
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        assert run(cluster.address, server, "--concurrency", 2) == 0
+        killer.join()
+        assert len(killed) == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert sorted(line.split(":")[0] for line in lines) == [f"partition {i} of 3" for i in range(PARTS)]
+        assert {asked.key for asked in server.asked} == {KEY}
+        assert len(CAPTIONS) <= server.answers <= len(CAPTIONS) + 2, "what was done was not asked again"
+    triples, rejected = expected(CAPTIONS)
+    files = [tmp_path / "data" / f"triples-{i}-of-3.jsonl" for i in range(PARTS)]
+    found = [(line["caption"], line["edit"], line["output"]) for file in files for line in read_lines(file)]
+    assert sorted(found) == sorted(triples)
+    refused = [line for file in files for line in read_lines(Path(f"{file}.rejected.jsonl"))[1:]]
+    assert sorted((line["caption"], line["reason"]) for line in refused) == sorted(rejected.items())
+    assert call(generate_txt_dataset.main, "--merge", "all.jsonl", *files) == 0
+    assert len(read_lines(tmp_path / "all.jsonl")) == len(triples)
+    for file in cluster.folder.rglob("*"):
+        assert not file.is_file() or KEY.encode() not in file.read_bytes(), f"the key is in {file}"
+
+
+def test_mistakes_of_a_task_are_one_line(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(moderation=False) as server:
+        assert run(cluster.address, server) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {server.url} seems to have no moderation: choose --moderation ")
+        assert {asked.api for asked in server.asked} == {"moderations"}
+        Path("words.txt").write_text("thing\n")
+        assert run(cluster.address, server, "--moderation", "wordlist", "--wordlist", "words.txt") == 0
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "local", "127.0.0.1:x", "a:99999999"])
+def test_no_cluster(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving() as server:
+        assert run(address, server) == 2
+        assert not server.asked
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --ray: expected a running cluster at {address!r}")
