@@ -21,7 +21,7 @@ CAPTION_COLUMNS = ("caption", "TEXT", "text", "input", "prompt")  # looked for i
 URL_COLUMNS = ("url", "URL")
 LOST = "ChristophSchuhmann/improved_aesthetics_6.5plus"
 SUBSTITUTES = "dclure/laion-aesthetics-12m-umap or guangyil/laion-coco-aesthetic"
-CHUNK = 10_000  # rows read at once
+CHUNK = 1_000  # rows read at once
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ def run_partitions(address: str, options: RunOptions) -> list[Report]:
         UserError: Ray is not installed, no cluster is there, or a partition cannot go on.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
+    # One error ends the run; Ray would print those of the other tasks, with tracebacks.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     try:
         import ray
     except ImportError as error:
@@ -30,7 +32,8 @@ def run_partitions(address: str, options: RunOptions) -> list[Report]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="warning")
     except Exception as error:  # Ray raises almost any type
-        raise UserError(f"--ray: expected a running cluster at {address!r}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"--ray: expected a running cluster at {address!r}: {reason}") from error
     try:
         task = ray.remote(num_cpus=1, max_retries=-1)(_run)
         # The options hold the key, so they travel as an argument, which no log or dashboard shows.

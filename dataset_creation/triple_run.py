@@ -34,6 +34,7 @@ TRIES = 3  # for a caption that gets no answer while others do
 PAUSE = 5.0  # seconds between them, on top of the client's own
 PATIENCE = 300.0  # seconds without any answer until a run ends
 REFUSALS = 20  # in a row until a run ends
+FIRST = 1_000  # rows by which a journal knows its captions
 
 T = TypeVar("T")
 
@@ -129,7 +130,7 @@ async def _run(options: RunOptions, progress: bool) -> Report:
 def _settings(options: RunOptions, captions: Captions, model: LanguageModel) -> dict[str, Any]:
     """What decides which captions are taken and what they are answered, for the journal."""
     chat = model.api == "chat"
-    first = [caption.text for caption in captions.rows(range(min(CHUNK, len(captions))))]
+    first = [caption.text for caption in captions.rows(range(min(FIRST, len(captions))))]
     return {
         "captions": Path(options.captions).name,  # the folder may be another one on another machine
         "first captions": _digest(first),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import shutil
 import signal
 import socket
@@ -12,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,16 +22,24 @@ import pytest
 from dataset_creation import generate_txt_dataset
 from faulty_server import KEY, MODEL, REASONS, LanguageServer, expected, serving
 from training_runs import call
-from triple_runs import captions_file, plain_captions, quick, read_lines
+from triple_runs import SCRIPT, captions_file, plain_captions, quick, read_lines
 
-pytest.importorskip("ray")
-pytestmark = pytest.mark.usefixtures(quick.__name__)
+pytestmark = [
+    pytest.mark.usefixtures(quick.__name__),
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
+]
 CAPTIONS = [*plain_captions(50), *(f"{word} thing" for word in REASONS)]
 PARTS = 3
 
 
 class Cluster:
-    """A Ray cluster of this machine alone, that knows no key; `folder` is where all its files are."""
+    """A Ray cluster on this machine that no one else can use, and that knows no key.
+
+    Attributes:
+        folder: where all its files are.
+        address: where it listens.
+        env: environment of a process that may use it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,13 +50,20 @@ class Cluster:
         alone = ["--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"]
         size = ["--num-cpus=2", "--object-store-memory=80000000"]
         start = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}"]
-        known = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI")}
+        (folder / "token").write_text(secrets.token_hex(32))
+        self.env = {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+            "HF_DATASETS_CACHE": str(folder / "cache"),
+        }
+        others = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI")}
         with open(folder / "output.txt", "w") as output:
             self.process = subprocess.Popen(
                 [*start, f"--temp-dir={folder}", *alone, *size],
                 stdout=output,
                 stderr=output,
-                env={**known, "RAY_USAGE_STATS_ENABLED": "0", "HF_DATASETS_CACHE": str(folder / "cache")},
+                env=others | self.env,
                 start_new_session=True,
             )
         while "Ray runtime started" not in (folder / "output.txt").read_text():
@@ -85,11 +103,23 @@ def cluster() -> Iterator[Cluster]:
     shutil.rmtree(folder)
 
 
-def run(address: str, server: LanguageServer, *words: object) -> int:
-    """The program on all partitions, with relative paths and the key in this process alone."""
+def words_of(address: str, server: LanguageServer) -> list[str]:
+    """A command line for all partitions, with relative paths."""
     captions_file(Path("captions.txt"), CAPTIONS)
-    usual = (MODEL, "--captions", "captions.txt", "--partitions", PARTS, "--ray", address)
-    return call(generate_txt_dataset.main, *usual, "--openai-base-url", server.url, *words)
+    usual = [MODEL, "--captions", "captions.txt", "--partitions", str(PARTS), "--ray", address]
+    return [*usual, "--openai-base-url", server.url]
+
+
+def run(cluster: Cluster, server: LanguageServer, *words: str) -> tuple[int, list[str], list[str]]:
+    """The program on the cluster, with the key in its environment; exit code, lines of output and errors."""
+    process = subprocess.run(
+        [sys.executable, SCRIPT, *words_of(cluster.address, server), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OPENAI_API_KEY": KEY, **cluster.env},
+        timeout=120,
+    )
+    return process.returncode, process.stdout.splitlines(), process.stderr.splitlines()
 
 
 @pytest.fixture(autouse=True)
@@ -97,9 +127,7 @@ def work_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_worker_that_is_killed(
-    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_worker_that_is_killed(cluster: Cluster, tmp_path: Path) -> None:
     """Its partition is begun again and goes on; all together is what one process gives."""
     killed: list[int] = []
 
@@ -112,11 +140,14 @@ def test_a_worker_that_is_killed(
     with serving(delay=0.1) as server:
         killer = threading.Thread(target=kill_one)
         killer.start()
-        assert run(cluster.address, server, "--concurrency", 2) == 0
+        Path("words.txt").write_text("rude\n")
+        words = ("--moderation", "wordlist", "--wordlist", "words.txt", "--concurrency", "2")
+        code, lines, errors = run(cluster, server, *words)
+        assert code == 0, errors
         killer.join()
         assert len(killed) == 1
-        lines = capsys.readouterr().out.splitlines()
-        assert sorted(line.split(":")[0] for line in lines) == [f"partition {i} of 3" for i in range(PARTS)]
+        done = sorted(line.split(":")[0] for line in lines if line.startswith("partition "))
+        assert done == [f"partition {i} of 3" for i in range(PARTS)]
         assert {asked.key for asked in server.asked} == {KEY}
         assert len(CAPTIONS) <= server.answers <= len(CAPTIONS) + 2, "what was done was not asked again"
     triples, rejected = expected(CAPTIONS)
@@ -131,20 +162,21 @@ def test_a_worker_that_is_killed(
         assert not file.is_file() or KEY.encode() not in file.read_bytes(), f"the key is in {file}"
 
 
-def test_mistakes_of_a_task_are_one_line(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_of_a_task_are_one_line(cluster: Cluster) -> None:
     with serving(moderation=False) as server:
-        assert run(cluster.address, server) == 2
-        (line,) = capsys.readouterr().err.splitlines()
+        code, _, errors = run(cluster, server)
+        ours = [line for line in errors if not re.match(r"\[\d{4}-|\S*\(\w+", line)]  # Ray's own log apart
+        assert len(ours) == 1, errors
+        (line,) = ours
+        assert code == 2
         assert line.startswith(f"error: {server.url} seems to have no moderation: choose --moderation ")
         assert {asked.api for asked in server.asked} == {"moderations"}
-        Path("words.txt").write_text("thing\n")
-        assert run(cluster.address, server, "--moderation", "wordlist", "--wordlist", "words.txt") == 0
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "local", "127.0.0.1:x", "a:99999999"])
 def test_no_cluster(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as server:
-        assert run(address, server) == 2
+        assert call(generate_txt_dataset.main, *words_of(address, server)) == 2
         assert not server.asked
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: --ray: expected a running cluster at {address!r}")
