@@ -16,7 +16,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from dataset_creation.captions import Captions, draw
-from dataset_creation.instructions import EXAMPLES_FILE, Rejected, check_caption, read_examples, triple_of
+from dataset_creation.instructions import EXAMPLES_FILE, Rejected, edit_for, read_examples
 from dataset_creation.language_model import (
     LanguageModel,
     Refused,
@@ -52,13 +52,10 @@ FORGET = "() => ['', '', '', {__type__: 'update', value: 'Generate', interactive
 
 async def propose(model: LanguageModel, caption: str) -> tuple[str, str, str]:
     """Instruction, new caption, and the HTML of what went wrong, empty where nothing did."""
-    answer = ""
     try:
-        caption = check_caption(caption)
-        answer = await model.ask(caption)
-        triple = triple_of(caption, answer)
+        triple = await edit_for(model, caption)
     except Rejected as error:
-        return "", "", problem(f"Not kept, {error}", answer)
+        return "", "", problem(f"Not kept, {error}", error.answer)
     except Unavailable as error:
         return "", "", problem(f"No answer from {model.server}: {error}")
     except Refused as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm.util import UserError
+from ldm.util import UserError, one_line
 
 READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 CAPTION_COLUMNS = ("caption", "TEXT", "text", "input", "prompt")  # looked for in this order
@@ -112,8 +112,8 @@ def _open(source: str) -> Any:
             return datasets.load_dataset(reader, data_files=escape(str(path)), split="train", **options)
         return datasets.load_dataset(source, split="train")
     except Exception as error:  # from the network, the disk, pyarrow or `datasets` itself: almost any type
-        cause = error.__cause__ or error
-        raise UserError(f"captions {source}: cannot be read: {' '.join(str(cause).split())}") from error
+        reason = one_line(error.__cause__ or error)
+        raise UserError(f"captions {source}: cannot be read: {reason}") from error
 
 
 def draw(captions: Captions, count: int, seed: int) -> np.ndarray:

@@ -67,6 +67,7 @@ class Rejected(ValueError):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail = reason, detail
+        self.answer = ""  # of the model, where there is one
 
 
 class Client(Protocol):
@@ -79,16 +80,31 @@ async def propose_edit(client: Client, caption: str) -> EditPrompt | None:
     """Ask a language model for an edit of the picture with that caption.
 
     Returns:
-        the triple, or None where the caption or the answer is no use (`triple_of` says why).
+        the triple, or None where the caption or the answer is no use (`edit_for` says why).
 
     Raises:
         UserError: the server cannot be used.
     """
     try:
-        caption = check_caption(caption)
-        return triple_of(caption, await client.ask(caption))
+        return await edit_for(client, caption)
     except Rejected:
         return None
+
+
+async def edit_for(client: Client, caption: str) -> EditPrompt:
+    """As `propose_edit`.
+
+    Raises:
+        Rejected: why there is no triple; it holds the model's answer if that is what is no use.
+        UserError: the server cannot be used.
+    """
+    caption = check_caption(caption)
+    answer = await client.ask(caption)
+    try:
+        return triple_of(caption, answer)
+    except Rejected as error:
+        error.answer = answer
+        raise
 
 
 # --- Writing ------------------------------------------------------------------------------------------------

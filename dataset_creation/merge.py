@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from dataset_creation.captions import Caption, fingerprint
-from ldm.util import UserError
+from ldm.util import UserError, replacing
 
 
 @dataclass(frozen=True)
@@ -37,27 +35,18 @@ def merge(path: Path, parts: Sequence[Path]) -> Merged:
         raise UserError(f"--merge: expected a new file first, got {path}, which is to be joined too")
     if path.exists():
         raise UserError(f"--merge: expected a new file first, got {path}, which is there already")
-    unfinished = path.with_name(f".{path.name}.part")
     seen: set[int] = set()
     kept = repeated = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as files:
-            merged = files.enter_context(open(unfinished, "wb"))
-            files.callback(unfinished.unlink, missing_ok=True)
-            for part in parts:
-                for number, line in enumerate(_lines(part), 1):
-                    keys = _keys(line, f"{part}, line {number}")
-                    if seen.isdisjoint(keys):
-                        merged.write(line)
-                        kept += 1
-                    else:
-                        repeated += 1
-                    seen |= keys
-            merged.flush()
-            os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    with replacing(path) as unfinished, open(unfinished, "wb") as merged:
+        for part in parts:
+            for number, line in enumerate(_lines(part), 1):
+                keys = _keys(line, f"{part}, line {number}")
+                if seen.isdisjoint(keys):
+                    merged.write(line)
+                    kept += 1
+                else:
+                    repeated += 1
+                seen |= keys
     return Merged(path, kept, repeated)
 
 

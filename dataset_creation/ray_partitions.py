@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dataset_creation.triple_run import Report, RunOptions, run
-from ldm.util import UserError
+from ldm.util import UserError, one_line
 
 
 def run_partitions(address: str, options: RunOptions) -> list[Report]:
@@ -32,8 +32,7 @@ def run_partitions(address: str, options: RunOptions) -> list[Report]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="warning")
     except Exception as error:  # Ray raises almost any type
-        reason = " ".join(str(error).split())
-        raise UserError(f"--ray: expected a running cluster at {address!r}: {reason}") from error
+        raise UserError(f"--ray: expected a running cluster at {address!r}: {one_line(error)}") from error
     try:
         task = ray.remote(num_cpus=1, max_retries=-1)(_run)
         # The options hold the key, so they travel as an argument, which no log or dashboard shows.

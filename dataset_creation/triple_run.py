@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dataset_creation.captions import CHUNK, Caption, Captions, draw, fingerprint, partition, repeated
-from dataset_creation.instructions import Rejected, check_caption, triple_of
+from dataset_creation.instructions import Rejected, edit_for
 from dataset_creation.journal import Journal
 from dataset_creation.language_model import (
     LanguageModel,
@@ -237,8 +237,7 @@ class _TripleRun:
     async def _turn(self, caption: Caption) -> None:
         """Make a triple of a caption, or note why there is none."""
         try:
-            text = check_caption(caption.text)
-            triple = triple_of(text, await self._answer(lambda: self.model.ask(text)))
+            triple = await edit_for(self, caption.text)
             texts = [triple.caption, triple.edit, triple.output]
             if await self._answer(lambda: self.flagged(texts)):
                 raise Rejected("flagged")
@@ -249,6 +248,10 @@ class _TripleRun:
             self.report.trouble = str(trouble)
         else:
             self.journal.accept(triple, caption)
+
+    async def ask(self, caption: str) -> str:
+        """The model's answer, waited for as long as it takes."""
+        return await self._answer(lambda: self.model.ask(caption))
 
     async def _answer(self, ask: Callable[[], Awaitable[T]]) -> T:
         """What the server answers; asked again while it is away, a few times if this request alone fails."""

@@ -10,7 +10,6 @@ under which a file stores that weight.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from yaml import YAMLError
 
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.util import UserError, instantiate_from_config
+from ldm.util import UserError, instantiate_from_config, replacing
 from ldm.weights_file import Weights, open_weights
 
 # The noise schedule follows from the configuration, so a model computes it and a file may or may not have it.
@@ -115,10 +114,7 @@ def load_for_training(model: LatentDiffusion, ckpt: str | Path, *, load_ema: boo
     if keep_ema:
         located |= _locate(averages, weights, widen=True)
     _require_known(weights, wanted)
-    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad and name in wanted}
-    for name, stored in located.items():
-        _fill(frozen.get(name, state[name]), weights.read(stored))
-    weights.release()  # what was copied; nothing was written to a view
+    _fill(model, weights, located)
     if averages and not keep_ema:
         model.model_ema.copy_from(model.model)
     elif "model_ema.num_updates" in weights.shapes and keep_ema:
@@ -130,14 +126,15 @@ def load_for_training(model: LatentDiffusion, ckpt: str | Path, *, load_ema: boo
 def load_autoencoder(model: AutoencoderKL, ckpt: str | Path) -> None:
     """Copy the weights of an autoencoder, alone in the file or part of a whole model, into an existing one.
 
+    Frozen weights become views of the file, as in `load_for_training`.
+
     Raises:
         UserError: the file cannot be read or does not fit the model.
     """
     weights = open_weights(ckpt)
     state = {f"{_VAE}{name}": t for name, t in model.state_dict().items() if not name.startswith("loss.")}
     wanted = _shapes(state)
-    for name, stored in _locate(wanted, weights).items():
-        state[name].copy_(weights.read(stored))
+    _fill(model, weights, {name.removeprefix(_VAE): at for name, at in _locate(wanted, weights).items()})
     if not any(name.startswith("model.") for name in weights.shapes):
         _require_known(weights, wanted)
 
@@ -171,19 +168,14 @@ def save_safetensors(
             tensor = tensor.clone()  # the format has no way to say that two names share numbers
         written.add(tensor.untyped_storage().data_ptr())
         tensors[name] = tensor
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
         part.touch()
         mode = part.stat().st_mode  # what the user's umask says; save_file makes a file for its owner alone
-        save_file(tensors, part, metadata={"format": "pt", **(metadata or {})})
+        try:
+            save_file(tensors, part, metadata={"format": "pt", **(metadata or {})})
+        except SafetensorError as error:
+            raise UserError(f"cannot write {path}: {error}") from error
         part.chmod(mode)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    finally:
-        if part.exists():
-            part.unlink()
 
 
 def read_config(config: DictConfig | Mapping[str, Any] | str | Path) -> Any:
@@ -310,16 +302,26 @@ def _check_schedule(model: LatentDiffusion, weights: Weights) -> None:
         raise UserError(f"{weights.path} was trained with another noise schedule than the configuration's")
 
 
-def _fill(target: Tensor, source: Tensor) -> None:
-    """Give a weight its numbers; where it has more input channels (axis 1) than the file, those become zero.
+def _fill(model: nn.Module, weights: Weights, located: Mapping[str, str]) -> None:
+    """Give weights of a model their numbers, by model name → file name.
 
     A frozen parameter becomes a view of the mapped file where it can: what a training never uses, such as the
     decoder, then takes no memory.
     """
-    frozen = isinstance(target, nn.Parameter)
-    if frozen and (target.shape, target.dtype, target.device) == (source.shape, source.dtype, source.device):
-        target.data = source
-        return
+    state = model.state_dict()
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    for name, stored in located.items():
+        source, target = weights.read(stored), state[name]
+        alike = (source.shape, source.dtype, source.device) == (target.shape, target.dtype, target.device)
+        if alike and name in frozen:
+            frozen[name].data = source
+        else:
+            _copy(source, target)
+    weights.release()  # the pages that were copied; nothing was written to a view
+
+
+def _copy(source: Tensor, target: Tensor) -> None:
+    """Copy a weight; where the target has more input channels (axis 1), those become zero."""
     if source.shape != target.shape:
         target.zero_()
         target = target[:, : source.shape[1]]

@@ -84,6 +84,13 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
+def one_line(error: BaseException) -> str:
+    """What went wrong, in one line; `datasets` says no more than that something did while it copied rows."""
+    while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give the name of a file to write, which takes the place of `path` when the context ends well.

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from ldm.data.formats import SHARES, read_picture, split_examples
 from ldm.data.pairs import PairTransform
-from ldm.util import UserError
+from ldm.util import UserError, one_line
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 
@@ -73,7 +73,7 @@ class HubRows:
             Exception
         ) as error:  # from the network, the disk, pyarrow or `datasets` itself: almost any type
             where = "as a file, a folder or a dataset on the hub" if files is None else "as parquet"
-            raise UserError(f"dataset {path}: cannot be read {where}: {_reason(error)}") from error
+            raise UserError(f"dataset {path}: cannot be read {where}: {one_line(error)}") from error
         self.path = path
         self.columns = columns
         self._check(table.features)
@@ -196,10 +196,3 @@ def local_files(path: str) -> list[str] | None:
     if not files:
         raise UserError(f"dataset {path}: expected parquet files, got none")
     return files
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, in one line; `datasets` says no more than that something did while it copied rows."""
-    while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split()) or type(error).__name__
