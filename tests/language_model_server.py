@@ -45,18 +45,32 @@ def language_model_server(log: Path, key: str = "") -> Iterator[str]:
         log: file for what the server prints.
         key: the only one that it takes; it asks for none when empty.
     """
+    with running([__file__], "health", log, TEST_SERVER_KEY=key) as address:
+        yield address
+
+
+@contextmanager
+def running(words: list[str], ready: str, log: Path, **env: str) -> Iterator[str]:
+    """A server in a process of its own; gives its address, with its ``/v1``.
+
+    Args:
+        words: after Python's name; ``--port`` and a free one are added.
+        ready: place where it answers when it is ready.
+        log: file for what it prints.
+        env: more of its environment.
+    """
     port = free_port()
-    command = [sys.executable, __file__, "--port", str(port)]
+    command = [sys.executable, *words, "--port", str(port)]
     with open(log, "wb") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "TEST_SERVER_KEY": key},
+            env={**os.environ, **env},
         )
     try:
-        _wait(process, f"http://127.0.0.1:{port}/health", log)
+        _wait(process, f"http://127.0.0.1:{port}/{ready}", log)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.kill()

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,32 +10,16 @@ import pytest
 
 from dataset_creation import generate_txt_dataset
 from dataset_creation.instructions import EditPrompt, triple_of, validated
-from language_model_server import free_port, model_file
+from language_model_server import model_file, running
 from training_runs import call
 
 
 @pytest.fixture(scope="module")
 def cyllama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the server, with its ``/v1``."""
-    port = free_port()
-    command = [sys.executable, "-m", "cyllama", "server", "-m", str(model_file()), "--host", "127.0.0.1"]
-    log = tmp_path_factory.mktemp("cyllama") / "log"
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            [*command, "--port", str(port), "--gpu-layers", "0"], stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                assert process.poll() is None, log.read_text(errors="replace")[-2000:]
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.kill()
-        process.wait()
+    words = ["-m", "cyllama", "server", "-m", str(model_file()), "--host", "127.0.0.1", "--gpu-layers", "0"]
+    with running(words, "v1/models", tmp_path_factory.mktemp("cyllama") / "log") as address:
+        yield address
 
 
 def test_triples_of_a_run(cyllama: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
