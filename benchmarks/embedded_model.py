@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from dataset_creation.avatars.kinds import edit_kind
 from ldm.data.formats import SHARES, Example, read_examples, split_examples
-from ldm.editor import DTYPES, EMBEDDED, EMBEDDED_CONFIG, ROOT, ImageEditor, edit_batch
+from ldm.device import DTYPES
+from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, ROOT, ImageEditor, edit_batch
 from ldm.images import prepare_output, to_image
 from ldm.util import UserError, run_main
 from metrics.edit_accuracy import Averages, EditPairs, EditScores, measure, read_pairs

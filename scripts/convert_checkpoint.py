@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from ldm.checkpoint import load_model, save_safetensors
-from ldm.editor import DTYPES
+from ldm.device import DTYPES
 from ldm.util import UserError, run_main
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm import editor as editor_module
+from ldm.device import memory_errors
 from ldm.editor import ImageEditor, find_model
 from ldm.images import to_image, to_tensor
 from ldm.sampling.samplers import sample_euler_ancestral
@@ -154,10 +155,10 @@ def test_cuda(model_files: tuple[Path, Path], picture: Image.Image):
 
 def test_too_little_memory_is_one_line():
     with pytest.raises(UserError, match="too little memory to edit at 64x64 pixels"):
-        with editor_module._memory_errors("edit at 64x64 pixels"):
+        with memory_errors("edit at 64x64 pixels"):
             torch.empty(2**60)
     with pytest.raises(RuntimeError, match="must match"):
-        with editor_module._memory_errors("edit"):
+        with memory_errors("edit"):
             torch.zeros(2) + torch.zeros(3)
 
 

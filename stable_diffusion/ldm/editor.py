@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,14 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from ldm.checkpoint import load_model, read_config
+from ldm.checkpoint import read_config
+from ldm.device import DTYPES, choose_device, choose_precision, load_for_sampling, memory_errors
 from ldm.images import fit_to_model, to_image, to_rgb, to_tensor
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.sampling.guidance import EditDenoiser
 from ldm.sampling.noise import ExampleNoise
 from ldm.sampling.samplers import DEFAULT, Callback, sample, sample_euler_ancestral, sampler_names
 from ldm.sampling.schedule import model_sigmas, schedule_sigmas
-from ldm.util import UserError, keep_freed_memory, reject_unknown
+from ldm.util import UserError, reject_unknown
 from ldm.weights_file import Weights, open_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,8 +40,6 @@ RESOLUTION_KEYS = (
 )
 
 TWO_STEPS = ("dpmpp_2m_sde", "dpmpp_3m_sde")  # these of k_diffusion's samplers fail with a single step
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -150,21 +148,12 @@ class ImageEditor:
         Raises:
             UserError: no such device or precision, or files that are missing, broken or do not fit.
         """
-        place = _choose_device(device)
-        if precision != "auto" and precision not in DTYPES:
-            raise UserError(f"expected precision auto, {', '.join(DTYPES)}, got {precision!r}")
-        if precision == "auto":
-            precision = "fp16" if place.type == "cuda" else "fp32"
+        choose_precision(precision, choose_device(device))  # before a file is read
         files = find_model(config, ckpt)
-        with _memory_errors("load the model"):
+        with memory_errors("load the model"):
             weights = open_weights(files.ckpt)
             vae = open_weights(vae_ckpt) if vae_ckpt else weights
-            model = load_model(files.config, weights, vae_ckpt=vae, device=place, dtype=DTYPES[precision])
-            if place.type == "cpu":  # where a copy in another layout would not pay
-                keep_freed_memory()
-            else:
-                for network in (model.model, model.first_stage_model):
-                    network.to(memory_format=torch.channels_last)
+            model = load_for_sampling(files.config, weights, vae, device, precision)
         if model.model.conditioning_key != "hybrid":
             raise UserError(f"{files.config}: expected an edit model, got a text-to-image model")
         return cls(model, read_defaults(files.config), {weights, vae})
@@ -217,7 +206,7 @@ class ImageEditor:
         else:  # k_diffusion draws from the global generator
             torch.manual_seed(seed)
         noise = ExampleNoise([generator])
-        with _memory_errors(f"edit at {image.width}x{image.height} pixels"):
+        with memory_errors(f"edit at {image.width}x{image.height} pixels"):
             pixels = to_tensor(image).to(self.device, DTYPES[self.precision])  # [1, 3, H, W]
             denoise, image_latent = _edit_denoiser(model, pixels, [instruction], cfg_text, cfg_image)
             self._release_files()  # each network is used in turn: only one at a time need be in memory
@@ -277,30 +266,3 @@ def _edit_denoiser(
     *texts, no_text = model.get_learned_conditioning([*instructions, ""]).split(1)  # [1, L, D] each
     image_latent = model.encode_first_stage(images).mode()  # [B, 4, h, w]
     return EditDenoiser(model, torch.cat(texts), image_latent, no_text, cfg_text, cfg_image), image_latent
-
-
-def _choose_device(name: str) -> torch.device:
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"expected device auto, cpu, cuda or mps, got {name!r}") from None
-    if not available.get(device.type, True):
-        raise UserError(f"device {name!r}: torch finds no such GPU here; expected auto or cpu")
-    return device
-
-
-@contextmanager
-def _memory_errors(task: str) -> Iterator[None]:
-    """Turn running out of memory, for which torch has several errors, into one line."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        full = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        if not full and not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
-            raise
-        raise UserError(
-            f"too little memory to {task}: try a lower resolution, precision fp16, or another device"
-        ) from error

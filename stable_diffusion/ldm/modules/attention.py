@@ -20,7 +20,13 @@ class CrossAttention(nn.Module):
         context_dim: width of the context; `query_dim` when None.
         heads, dim_head: number of heads and width of each.
         dropout: after the output projection.
+
+    Attributes:
+        sources: of each row of the batch the row whose attention weights it takes, [B]; its own where None.
+            Set by `ldm.sampling.prompt_to_prompt` alone.
     """
+
+    sources: Tensor | None = None
 
     def __init__(
         self,
@@ -46,6 +52,8 @@ class CrossAttention(nn.Module):
             rearrange(y, "b n (heads d) -> b heads n d", heads=self.heads)
             for y in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
+        if self.sources is not None:
+            q, k = q[self.sources], k[self.sources]
         out = F.scaled_dot_product_attention(q, k, v)  # [B, heads, N, d]
         return self.to_out(rearrange(out, "b heads n d -> b n (heads d)"))
 

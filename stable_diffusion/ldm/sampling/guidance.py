@@ -25,14 +25,16 @@ class GuidedDenoiser:
 
     Args:
         model: gives the UNet and the noise schedule.
-        branches: of each branch its weight, text conditioning [B or 1, L, D], and image latent
-            [B or 1, 4, h, w] or None for a model without one. The weights add up to 1.
+        branches: of each branch its weight, a number or [B, 1, 1, 1], text conditioning [B or 1, L, D], and
+            image latent [B or 1, 4, h, w] or None for a model without one. The weights add up to 1.
     """
 
-    def __init__(self, model: LatentDiffusion, branches: list[tuple[float, Tensor, Tensor | None]]) -> None:
+    def __init__(
+        self, model: LatentDiffusion, branches: list[tuple[float | Tensor, Tensor, Tensor | None]]
+    ) -> None:
         self.unet = model.model.diffusion_model
         self.sigmas = model_sigmas(model.alphas_cumprod.float())
-        self.branches = [branch for branch in branches if branch[0] != 0]
+        self.branches = [branch for branch in branches if isinstance(branch[0], Tensor) or branch[0] != 0]
 
     def __call__(self, z: Tensor, sigma: Tensor) -> Tensor:
         """Denoised latents [B, 4, h, w] for z [B, 4, h, w] at sigma [B]."""
@@ -91,8 +93,10 @@ class TextDenoiser(GuidedDenoiser):
     Args:
         text: conditioning [B or 1, L, D].
         null_text: conditioning of the empty text, [1, L, D].
-        cfg_text: guidance scale s.
+        cfg_text: guidance scale s, one for all or [B, 1, 1, 1].
     """
 
-    def __init__(self, model: LatentDiffusion, text: Tensor, null_text: Tensor, cfg_text: float) -> None:
+    def __init__(
+        self, model: LatentDiffusion, text: Tensor, null_text: Tensor, cfg_text: float | Tensor
+    ) -> None:
         super().__init__(model, [(cfg_text, text, None), (1.0 - cfg_text, null_text, None)])

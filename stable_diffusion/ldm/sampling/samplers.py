@@ -80,19 +80,27 @@ def _k_diffusion() -> Any:
 
 
 def sample(
-    name: str, denoise: Denoiser, z: Tensor, sigmas: Tensor, *, callback: Callback | None = None
+    name: str,
+    denoise: Denoiser,
+    z: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: Callable[[Tensor], Tensor] | None = None,
+    callback: Callback | None = None,
 ) -> Tensor:
-    """Run the sampler of that name; its random numbers come from torch's global generator.
+    """Run the sampler of that name.
 
     Args:
         name: of `sampler_names`.
         denoise, z, sigmas, callback: as for `sample_euler_ancestral`.
+        noise: draws standard normal noise like its argument; None leaves it to the sampler, which draws from
+            torch's global generator.
 
     Raises:
         UserError: an unknown name.
     """
     if name == DEFAULT:
-        return sample_euler_ancestral(denoise, z, sigmas, callback=callback)
+        return sample_euler_ancestral(denoise, z, sigmas, noise=noise or torch.randn_like, callback=callback)
     if name not in sampler_names():
         raise UserError(f"sampler: expected one of {', '.join(sampler_names())}, got {name!r}")
     function = getattr(_k_diffusion(), f"sample_{name}")
@@ -102,6 +110,8 @@ def sample(
         arguments["sigmas"] = sigmas
     else:  # DPM-Solver's fast and adaptive forms make a schedule of their own between the ends of ours
         arguments |= {"sigma_min": sigmas[-2].item(), "sigma_max": sigmas[0].item()}
+    if noise is not None and "noise_sampler" in known:
+        arguments["noise_sampler"] = lambda sigma, next_sigma: noise(z)
     if "n" in known:
         arguments["n"] = len(sigmas) - 1
     with warnings.catch_warnings():  # torchsde warns of rounding at the ends of its interval

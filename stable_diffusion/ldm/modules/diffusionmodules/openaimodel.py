@@ -164,6 +164,7 @@ class UNetModel(nn.Module):
         if model_channels % 32:
             raise UserError(f"UNetModel: expected model_channels a multiple of 32, got {model_channels}")
         self.in_channels = in_channels
+        self.downsampling = 2 ** (len(channel_mult) - 1)
         self.out_channels = out_channels
         self.model_channels = model_channels
         emb_channels = 4 * model_channels
