@@ -81,15 +81,19 @@ class PairSampler:
         multiple = model.first_stage_model.downsampling * unet.downsampling
         if resolution < multiple or resolution % multiple:
             raise UserError(f"resolution: expected a multiple of {multiple} pixels, got {resolution}")
-        if steps < 2:
-            raise UserError(f"steps: expected at least 2, got {steps}")
         side = resolution // model.first_stage_model.downsampling
         self.model = model
         self.latent_shape = (model.channels, side, side)
         self.sampler = sampler
         self.device = model.betas.device
-        self.sigmas = get_sigmas(model_sigmas(model.alphas_cumprod.float()), steps)  # [steps + 1]
         self._null_text: Tensor | None = None
+        self.set_steps(steps)
+
+    def set_steps(self, steps: int) -> None:
+        """Choose the number of denoising steps; errors as for the class."""
+        if steps < 2:
+            raise UserError(f"steps: expected at least 2, got {steps}")
+        self.sigmas = get_sigmas(model_sigmas(self.model.alphas_cumprod.float()), steps)  # [steps + 1]
 
     def sample(
         self, captions: tuple[str, str], seeds: Sequence[int], ranges: Ranges
@@ -99,7 +103,7 @@ class PairSampler:
         Returns:
             Their settings, and the pictures [B, 2, 3, H, W] in [-1, 1], float32.
         """
-        noise, z, drawn = self._draw(seeds)
+        noise, z, drawn = self.draw(seeds)
         settings = [
             PairSettings(seed, _between(p2p, ranges.p2p_threshold), _between(cfg, ranges.cfg_scale))
             for seed, (p2p, cfg) in zip(seeds, drawn, strict=True)
@@ -108,10 +112,10 @@ class PairSampler:
 
     def replay(self, captions: tuple[str, str], settings: Sequence[PairSettings]) -> Tensor:
         """Make samples again, [B, 2, 3, H, W] in [-1, 1]."""
-        noise, z, _ = self._draw([one.seed for one in settings])
+        noise, z, _ = self.draw([one.seed for one in settings])
         return self.denoise(captions, settings, noise, z)
 
-    def _draw(self, seeds: Sequence[int]) -> tuple[ExampleNoise, Tensor, list[tuple[float, float]]]:
+    def draw(self, seeds: Sequence[int]) -> tuple[ExampleNoise, Tensor, list[tuple[float, float]]]:
         """Noise of every sample, its start [B, 4, h, w], and two numbers in [0, 1) for each."""
         noise = ExampleNoise.seeded(seeds, self.device)
         # The published code draws numbers from the CPU's generator and noise from the device's: on a CPU

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+# A thread for each of the processes that share the tests and for what they start: more are in the way of one
+# another. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -13,6 +18,14 @@ from golden import read_golden, read_metadata
 
 if TYPE_CHECKING:
     from training_runs import Project
+
+# Files that take longest. Two processes share the files of the suite; begun last, one would be left alone
+# with them.
+LONGEST = ("test_exact_training", "test_training", "test_overfit", "test_embedded_model", "test_generate_img")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: (item.path.stem not in LONGEST, item.path.stem))
 
 
 @pytest.fixture(scope="session")

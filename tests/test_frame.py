@@ -138,6 +138,7 @@ def test_environment_has_every_extra_and_the_pins_of_the_requirements() -> None:
         "samplers",
         "dataset",
         "ray",
+        "nsfw",
         "app",
         "benchmark",
         "test",

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +17,7 @@ import pytest
 
 from dataset_creation import generate_txt_dataset
 from faulty_server import KEY, MODEL, REASONS, LanguageServer, expected, serving
+from local_cluster import Cluster, running_cluster
 from training_runs import call
 from triple_runs import SCRIPT, captions_file, plain_captions, quick, read_lines
 
@@ -32,75 +29,10 @@ CAPTIONS = [*plain_captions(50), *(f"{word} thing" for word in REASONS)]
 PARTS = 3
 
 
-class Cluster:
-    """A Ray cluster on this machine that no one else can use, and that knows no key.
-
-    Attributes:
-        folder: where all its files are.
-        address: where it listens.
-        env: environment of a process that may use it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        port = self.address.rpartition(":")[2]
-        alone = ["--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"]
-        size = ["--num-cpus=2", "--object-store-memory=80000000"]
-        start = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}"]
-        (folder / "token").write_text(secrets.token_hex(32))
-        self.env = {
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-            "HF_DATASETS_CACHE": str(folder / "cache"),
-        }
-        others = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI")}
-        with open(folder / "output.txt", "w") as output:
-            self.process = subprocess.Popen(
-                [*start, f"--temp-dir={folder}", *alone, *size],
-                stdout=output,
-                stderr=output,
-                env=others | self.env,
-                start_new_session=True,
-            )
-        while "Ray runtime started" not in (folder / "output.txt").read_text():
-            assert self.process.poll() is None, (folder / "output.txt").read_text()
-            time.sleep(0.1)
-
-    def workers(self) -> list[int]:
-        """Processes of this cluster that work on a partition."""
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                if (process / "cmdline").read_bytes().startswith(b"ray::_run"):
-                    parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
-                    if str(self.folder).encode() in (process.parent / parent / "cmdline").read_bytes():
-                        found.append(int(process.name))
-            except OSError:  # it is gone
-                continue
-        return found
-
-    def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(timeout=20)
-        finally:
-            try:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    folder = Path(tempfile.mkdtemp(prefix="ray"))  # short: Ray's sockets are in it
-    cluster = Cluster(folder)
-    yield cluster
-    cluster.stop()
-    shutil.rmtree(folder)
+    with running_cluster() as cluster:
+        yield cluster
 
 
 def words_of(address: str, server: LanguageServer) -> list[str]:
@@ -134,7 +66,7 @@ def test_a_worker_that_is_killed(cluster: Cluster, tmp_path: Path) -> None:
     def kill_one() -> None:
         while server.answers < 12:
             time.sleep(0.01)
-        killed.extend(cluster.workers()[:1])
+        killed.extend(cluster.workers("_run")[:1])
         os.kill(killed[0], signal.SIGKILL)
 
     with serving(delay=0.1) as server:
@@ -173,7 +105,7 @@ def test_mistakes_of_a_task_are_one_line(cluster: Cluster) -> None:
         assert {asked.api for asked in server.asked} == {"moderations"}
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "local", "127.0.0.1:x", "a:99999999"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "127.0.0.1:x", "a:99999999"])
 def test_no_cluster(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as server:
         assert call(generate_txt_dataset.main, *words_of(address, server)) == 2

@@ -2,23 +2,30 @@
 
 A dataset is a folder with ``seeds.json`` = ``[[directory, [seed, …]], …]``, sorted, and for every directory
 ``prompt.json`` (``input`` or ``caption``, ``edit``, ``output``) and the pair ``{seed}_0.jpg`` (before) and
-``{seed}_1.jpg`` (after).
+``{seed}_1.jpg`` (after). Generated pairs also have a line each in ``metadata.jsonl``: how they were made, and
+their CLIP similarities.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from ldm.util import UserError
+from ldm.util import UserError, replacing
 
 SPLITS = ("train", "val", "test")
 SHARES = (0.9, 0.05, 0.05)  # of the splits, as published
+
+FOLDER = re.compile(r"\d{7,}")  # of a prompt, by its number
+INDEX = "seeds.json"
+METADATA = "metadata.jsonl"
 
 T = TypeVar("T")
 
@@ -47,7 +54,7 @@ def read_examples(path: str | Path) -> list[Example]:
         UserError: no dataset there, or a ``seeds.json`` that is not as described above.
     """
     root = Path(path)
-    index = root / "seeds.json"
+    index = root / INDEX
     try:
         rows = json.loads(index.read_text(encoding="utf-8"))
         examples = [Example(root / name, tuple(str(seed) for seed in seeds)) for name, seeds in rows]
@@ -74,6 +81,65 @@ def split_examples(examples: Sequence[T], split: str, splits: Sequence[float]) -
     position = SPLITS.index(split)
     low, high = (int(sum(splits[:p]) * len(examples)) for p in (position, position + 1))
     return examples[low : len(examples) if split == SPLITS[-1] else high]
+
+
+def write_index(root: Path, rows: Mapping[str, Sequence[str]]) -> None:
+    """Write ``seeds.json``, sorted, in place of one that is there; errors as of `ldm.util.replacing`.
+
+    Args:
+        rows: seeds by the name of their folder.
+    """
+    content = [[name, sorted(rows[name], key=int)] for name in sorted(rows)]
+    with replacing(root / INDEX) as part:
+        part.write_text(json.dumps(content))
+
+
+def prompt_folders(root: Path) -> list[Path]:
+    """The folders of prompts in a dataset, by name.
+
+    Raises:
+        UserError: no such dataset.
+    """
+    try:
+        with os.scandir(root) as entries:
+            names = [entry.name for entry in entries if FOLDER.fullmatch(entry.name) and entry.is_dir()]
+    except OSError as error:
+        raise UserError(f"dataset: cannot read {root}: {error.strerror}") from error
+    return [root / name for name in sorted(names)]
+
+
+def read_metadata(folder: Path) -> list[dict[str, Any]]:
+    """What ``metadata.jsonl`` says of a prompt's pairs, each with its ``seed``; nothing without that file.
+
+    Raises:
+        UserError: a line is not that.
+    """
+    file = folder / METADATA
+    try:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: expected JSON lines: {error}") from error
+    if not all(isinstance(line, dict) and isinstance(line.get("seed"), int) for line in lines):
+        raise UserError(f"{file}: expected JSON objects with a seed")
+    return lines
+
+
+def read_fields(folder: Path) -> dict[str, Any]:
+    """All that ``prompt.json`` says.
+
+    Raises:
+        UserError: it is not there, or no JSON object.
+    """
+    file = folder / "prompt.json"
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError(f"got {str(fields)[:60]}")
+        return fields
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: expected a JSON object: {error}") from error
 
 
 def read_prompt(folder: Path) -> Prompt:

@@ -1,0 +1,286 @@
+"""Image pairs an hour, and the memory of a step, beside the same work done as published.
+
+The published way, written here over the same modules and weights: one sample at a time (a batch of four:
+either caption, with and without it), attention by whole matrices, conditioning computed anew for each
+sample; on a GPU under autocast with weights in float32. Ours is `PairSampler`, as many samples at once as
+the device is given. The network is Stable Diffusion 1.5's in full size with random weights. Runs take turns;
+memory is that of a process of its own.
+
+    python benchmarks/pair_generation.py --resolution 256 --steps 3           # CPU
+    python benchmarks/pair_generation.py --device cuda --precision fp16 --samples 25
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from dataset_creation.pair_sampler import PairSampler, Ranges
+from ldm.checkpoint import read_config
+from ldm.device import DTYPES, choose_device, choose_precision
+from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.modules.attention import BasicTransformerBlock, CrossAttention
+from ldm.sampling.prompt_to_prompt import last_shared_sigma
+from ldm.sampling.samplers import sample_euler_ancestral
+from ldm.sampling.schedule import model_sigmas, sigma_to_t
+from ldm.util import instantiate_from_config, keep_freed_memory, run_main
+
+CONFIG = Path(__file__).resolve().parents[1] / "stable_diffusion/configs/stable-diffusion/v1-inference.yaml"
+CAPTIONS = ("photograph of a girl riding a horse", "photograph of a girl riding a dragon")
+RANGES = Ranges()
+SPEED_TARGETS = {"cuda": 3.0, "cpu": 1.5}  # ours / published, at least
+MEMORY_TARGET = 0.5  # of a step, ours / published, at most
+QUALITY_TARGET = 2 / 255  # mean difference of half precision from float32, of a range of 1, at most
+PAPER_SAMPLES = 454_445 * 100
+PUBLISHED_STEPS = 100
+
+
+def build(device: torch.device, dtype: torch.dtype, config: Path = CONFIG) -> LatentDiffusion:
+    """The full-size model with random weights that keep activations of order one, always the same."""
+    settings = read_config(config).model
+    with torch.device("meta"):
+        model = instantiate_from_config(settings)
+    model = model.to_empty(device=device)
+    model.register_schedule()
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                weight.normal_(0, weight[0].numel() ** -0.5, generator=generator)
+            else:
+                weight.fill_(1.0 if name.endswith("weight") else 0.0)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model = model.to(device).eval().requires_grad_(False)
+    if device.type == "cuda":
+        for network in (model.model, model.first_stage_model):
+            network.to(memory_format=torch.channels_last)
+    else:
+        keep_freed_memory()
+    return model
+
+
+# --- As published -------------------------------------------------------------------------------------------
+
+
+class WholeMatrices(torch.nn.Module):
+    """A `CrossAttention` with its logits in memory; in self-attention the second prompt's are replaced.
+
+    The batch is [uncond 1, uncond 2, cond 1, cond 2].
+    """
+
+    def __init__(self, attention: CrossAttention) -> None:
+        super().__init__()
+        self.attention = attention
+        self.sharing = False
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """[4, N, C], [4, L, D] -> [4, N, C]."""
+        layer, is_self = self.attention, context is None
+        context = x if context is None else context
+        q, k, v = (
+            rearrange(y, "b n (heads d) -> (b heads) n d", heads=layer.heads)
+            for y in (layer.to_q(x), layer.to_k(context), layer.to_v(context))
+        )
+        logits = torch.einsum("b i d, b j d -> b i j", q, k) * q.shape[-1] ** -0.5  # [4 heads, N, L]
+        if is_self and self.sharing:
+            halves = rearrange(logits, "(half prompt heads) i j -> half prompt heads i j", half=2, prompt=2)
+            logits = rearrange(
+                halves[:, :1].expand_as(halves), "half prompt heads i j -> (half prompt heads) i j"
+            )
+        out = torch.einsum("b i j, b j d -> b i d", logits.softmax(dim=-1), v)
+        return layer.to_out(rearrange(out, "(b heads) n d -> b n (heads d)", heads=layer.heads))
+
+
+class AsPublished:
+    """Samples one at a time; takes the model over, whose attentions it changes."""
+
+    def __init__(self, model: LatentDiffusion, resolution: int) -> None:
+        self.attentions = []
+        for block in model.modules():
+            if isinstance(block, BasicTransformerBlock):
+                block.attn1, block.attn2 = WholeMatrices(block.attn1), WholeMatrices(block.attn2)
+                self.attentions.append(block.attn1)
+        self.sampler = PairSampler(model, resolution=resolution)
+
+    def run(self, seeds: list[int]) -> Tensor:
+        """Pictures [B, 2, 3, H, W] in [-1, 1]."""
+        device = self.sampler.device.type
+        with torch.inference_mode(), torch.autocast(device, torch.float16, enabled=device == "cuda"):
+            return torch.stack([self._one(seed).float() for seed in seeds])
+
+    def _one(self, seed: int) -> Tensor:
+        """[2, 3, H, W] in [-1, 1]."""
+        model, sigmas = self.sampler.model, self.sampler.sigmas
+        noise, start, ((p2p, cfg),) = self.sampler.draw([seed])
+        (level,) = last_shared_sigma(sigmas, [0.1 + 0.8 * p2p])
+        scale = 7.5 + 7.5 * cfg
+        text = model.get_learned_conditioning(["", "", *CAPTIONS])  # [4, L, D]
+        known = model_sigmas(model.alphas_cumprod)
+
+        def denoise(z: Tensor, sigma: Tensor) -> Tensor:
+            for attention in self.attentions:
+                attention.sharing = bool(sigma[0] > level)
+            x = (z / (sigma[0] ** 2 + 1).sqrt()).repeat(2, 1, 1, 1)  # [4, 4, h, w]
+            t = sigma_to_t(known, sigma).repeat(2)
+            plain, guided = model.apply_model(x, t, {"c_crossattn": [text]}).chunk(2)
+            return z - sigma[0] * (plain + scale * (guided - plain))
+
+        z = (start * sigmas[0]).repeat(2, 1, 1, 1)  # [2, 4, h, w]
+        z = sample_euler_ancestral(denoise, z, sigmas, noise=lambda like: noise(like[:1]).repeat(2, 1, 1, 1))
+        return model.decode_first_stage(z).clamp(-1, 1)
+
+
+class Ours:
+    """Samples together."""
+
+    def __init__(self, model: LatentDiffusion, resolution: int) -> None:
+        self.sampler = PairSampler(model, resolution=resolution)
+
+    def run(self, seeds: list[int]) -> Tensor:
+        """Pictures [B, 2, 3, H, W] in [-1, 1]."""
+        return self.sampler.sample(CAPTIONS, seeds, RANGES)[1]
+
+
+# --- Measuring ----------------------------------------------------------------------------------------------
+
+
+def seconds_a_sample(way: AsPublished | Ours, samples: int, steps: int) -> float:
+    """Time of a sample of `PUBLISHED_STEPS` steps, from that of two steps and of `steps` more."""
+
+    def timed(count: int) -> float:
+        way.sampler.set_steps(count)
+        began = time.perf_counter()
+        way.run(list(range(samples))).cpu()  # which waits for a GPU
+        return time.perf_counter() - began
+
+    few, more = timed(2), timed(2 + steps)
+    return (few + (more - few) / steps * (PUBLISHED_STEPS - 2)) / samples
+
+
+def speed(args: argparse.Namespace, device: torch.device) -> dict[str, object]:
+    """Median seconds a sample of both ways, and how far their pictures of one seed are apart."""
+    published = AsPublished(build(device, torch.float32), args.resolution)
+    mine = Ours(build(device, DTYPES[args.precision]), args.resolution)
+    for way in (published, mine):  # the first run of anything is slower
+        way.sampler.set_steps(4)
+    difference = (published.run([1]) - mine.run([1])).abs().mean().item() / 2
+    seconds: dict[str, list[float]] = {"published": [], "ours": []}
+    for _ in range(args.rounds):
+        seconds["published"].append(seconds_a_sample(published, 1, args.steps))
+        seconds["ours"].append(seconds_a_sample(mine, args.samples, args.steps))
+    result = {"seconds": seconds, "medians": {name: statistics.median(v) for name, v in seconds.items()}}
+    return {**result, "difference": difference}
+
+
+def step_memory(args: argparse.Namespace, device: torch.device) -> int:
+    """Bytes over the loaded model that a few steps of one sample need, in this process."""
+    published = args.memory_of == "published"
+    model = build(device, torch.float32 if published else DTYPES[args.precision])
+    way = (AsPublished if published else Ours)(model, args.resolution)
+    way.sampler.set_steps(2)
+    # Either way decodes alike, and a decoder in full resolution needs more than a step.
+    model.first_stage_model.decode = lambda z: z[:, :3]
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        way.run([0])
+        return torch.cuda.max_memory_allocated() - before
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    way.run([0])
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    """A line of what Linux says of this process, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def memory(args: argparse.Namespace) -> dict[str, float]:
+    """Gigabytes of a step of both ways, each in a process of its own."""
+    found = {}
+    for way in ("published", "ours"):
+        words = ["--memory-of", way, "--device", args.device, "--precision", args.precision]
+        words += ["--resolution", str(args.memory_resolution or args.resolution)]
+        output = subprocess.run(
+            [sys.executable, __file__, *words], check=True, capture_output=True, text=True
+        )
+        found[way] = float(output.stdout.split()[-1]) / 1e9
+    return found
+
+
+def verdict(value: float, target: float, *, least: bool) -> str:
+    met = value >= target if least else value <= target
+    return f"{value:.2f} ({'≥' if least else '≤'} {target} {'met' if met else 'MISSED'})"
+
+
+def report(result: dict[str, object], device: torch.device, args: argparse.Namespace) -> str:
+    published, mine = result["medians"]["published"], result["medians"]["ours"]
+    days = PAPER_SAMPLES * mine / 86400
+    needs = result["memory"]
+    target = SPEED_TARGETS.get(device.type, SPEED_TARGETS["cpu"])
+    lines = [
+        f"{args.resolution} px, {args.precision}, {args.samples} samples at once, {PUBLISHED_STEPS} steps",
+        f"as published {3600 / published:8.2f} samples an hour",
+        f"ours         {3600 / mine:8.2f} samples an hour, {verdict(published / mine, target, least=True)}",
+        f"memory of a step: {needs['published']:.2f} and {needs['ours']:.2f} GB, "
+        + verdict(needs["ours"] / needs["published"], MEMORY_TARGET, least=False),
+        f"pictures of one seed differ by {255 * result['difference']:.2f} of 255 in the mean "
+        f"(≤ {255 * QUALITY_TARGET:.0f})",
+        f"the paper's {PAPER_SAMPLES:,} samples: {days:,.0f} days of this device",
+    ]
+    return "\n".join(lines)
+
+
+def parse_args(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--device", default="auto")
+    add(
+        "--precision",
+        choices=("auto", *DTYPES),
+        default="auto",
+        help="of ours (auto: fp16 on CUDA, else fp32)",
+    )
+    add("--resolution", type=int, default=512, help="pixels (default: %(default)s)")
+    add("--memory-resolution", type=int, help="of the memory measurement (default: --resolution)")
+    add("--samples", type=int, default=1, help="of ours at once (default: %(default)s)")
+    add("--steps", type=int, default=4, help="timed steps of a run, beside two (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="of both ways in turn (default: %(default)s)")
+    add("--json", metavar="FILE", help="write all figures there too")
+    add("--memory-of", choices=("published", "ours"), help=argparse.SUPPRESS)
+    args = parser.parse_args(words)
+    if min(args.samples, args.steps, args.rounds) < 1:
+        parser.error("expected --samples, --steps and --rounds of at least 1")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    device = choose_device(args.device)
+    args.device, args.precision = str(device), choose_precision(args.precision, device)
+    if args.memory_of:
+        print(step_memory(args, device))
+        return
+    result = {"memory": memory(args), **speed(args, device)}
+    result |= {"settings": vars(args), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    print(report(result, device, args))
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,134 @@
+"""Tar shards of a dataset, as the library webdataset and its like read them.
+
+A pair is a sample with the key ``{folder}_{seed}`` and the members ``.0.jpg`` (before), ``.1.jpg`` (after)
+and ``.json`` (the prompt, and the pair's line of ``metadata.jsonl``). A prompt of which no pair was kept is
+one member, ``{folder}.json``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ldm.data.formats import METADATA, pair_paths, prompt_folders, read_fields, read_metadata
+from ldm.util import UserError, replacing
+
+_MEMBER = re.compile(r"(\d{7,})(?:_(\d+)\.(0\.jpg|1\.jpg|json)|\.json)")
+_PAIR_FIELDS = re.compile(r"seed|p2p_threshold|cfg_scale|clip_sim_\w+|nsfw_score")
+
+
+def pack(folders: Sequence[Path], shard: Path) -> None:
+    """Write the folders of prompts into a shard; the same folders give the same bytes.
+
+    Raises:
+        UserError: one of them cannot be read, or the shard not be written.
+    """
+    with replacing(shard) as part, tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for folder in sorted(folders):
+            fields, lines = read_fields(folder), read_metadata(folder)
+            if not lines:
+                _add(tar, f"{folder.name}.json", json.dumps(fields).encode())
+            for line in lines:
+                key = f"{folder.name}_{line['seed']}"
+                for side, file in enumerate(pair_paths(folder, str(line["seed"]))):
+                    _add(tar, f"{key}.{side}.jpg", file.read_bytes())
+                _add(tar, f"{key}.json", json.dumps({**fields, **line}).encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # no time, no owner
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def unpack(shard: Path, root: Path) -> list[str]:
+    """Make the folders of a shard's prompts again, in `root`; one that is there stays as it is.
+
+    Returns:
+        The names of the prompts in the shard.
+
+    Raises:
+        UserError: it cannot be read, holds anything else, or the folders cannot be written.
+    """
+    names = []
+    try:
+        with tarfile.open(shard, "r|") as tar:
+            for name, members in _prompts(tar, shard):
+                names.append(name)
+                if not (root / name).exists():
+                    _write(root / name, members)
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise UserError(f"cannot unpack {shard}: {error}") from error
+    return names
+
+
+def _prompts(tar: tarfile.TarFile, shard: Path) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """Of one prompt after the other its name, and its members with what follows that name."""
+    current, members = "", []
+    for member in tar:
+        found = _MEMBER.fullmatch(member.name)
+        if not found or not member.isfile():
+            raise UserError(
+                f"{shard}: expected pairs of pictures and their prompts, got {member.name[:80]!r}"
+            )
+        if found[1] != current and members:
+            yield current, members
+            members = []
+        current = found[1]
+        content = tar.extractfile(member)
+        assert content is not None, "a regular file has content"
+        members.append((member.name.removeprefix(current), content.read()))
+    if members:
+        yield current, members
+
+
+def _write(folder: Path, members: list[tuple[str, bytes]]) -> None:
+    """Make the folder of a prompt."""
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    prompt: dict[str, Any] = {}
+    lines = []
+    for rest, content in members:
+        if rest.endswith(".json"):
+            fields = json.loads(content)
+            prompt = {name: value for name, value in fields.items() if not _PAIR_FIELDS.fullmatch(name)}
+            if rest != ".json":
+                pair = {name: value for name, value in fields.items() if name not in prompt}
+                lines.append(json.dumps(pair) + "\n")
+        else:
+            seed, side, _ = rest.removeprefix("_").split(".")
+            pair_paths(aside, seed)[int(side)].write_bytes(content)
+    (aside / "prompt.json").write_text(json.dumps(prompt))
+    (aside / METADATA).write_text("".join(lines))
+    os.rename(aside, folder)
+
+
+def shards_in(root: Path) -> list[Path]:
+    """The shards of a dataset, by name."""
+    return sorted(root.glob("*.tar"))
+
+
+def unpack_all(root: Path) -> Iterator[tuple[Path, int]]:
+    """Unpack the shards of a dataset beside them, and give each with the number of its prompts."""
+    there = {folder.name for folder in prompt_folders(root)}
+    for shard in shards_in(root):
+        if not set(_names(shard)) <= there:
+            yield shard, len(unpack(shard, root))
+
+
+def _names(shard: Path) -> Iterator[str]:
+    """Names of the prompts in a shard, without their content."""
+    try:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                yield member.name[: re.match(r"\d*", member.name).end()]
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise UserError(f"cannot unpack {shard}: {error}") from error
