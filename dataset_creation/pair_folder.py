@@ -15,18 +15,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.data.shards import pack
 from PIL import Image
 
 from dataset_creation.pair_maker import MadePrompt
-from ldm.data.formats import pair_paths
+from ldm.data.formats import FOLDER, METADATA, pair_paths
+from ldm.data.shards import pack
 from ldm.util import UserError, replacing
 
 SHARD = 1000  # prompts: about a gigabyte of 512 px pictures
 SETTINGS = "settings.json"
 JPEG_QUALITY = 100  # as published
-_FOLDER = re.compile(r"\d{7,}")
-_SHARD = re.compile(r"pairs-(\d{7,})-(\d{7,})\.tar")
+_SHARD = re.compile(r"pairs-([0-9]{7,})-([0-9]{7,})\.tar")
 
 
 class PairFolder:
@@ -80,7 +79,7 @@ class PairFolder:
                 for file, picture in zip(files, sample.pictures, strict=True):
                     Image.fromarray(picture).save(file, quality=JPEG_QUALITY)
             lines = [json.dumps(sample.line()) + "\n" for sample in kept]
-            (aside / "metadata.jsonl").write_text("".join(lines))
+            (aside / METADATA).write_text("".join(lines))
             os.rename(aside, folder)
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
@@ -112,7 +111,7 @@ def existing(root: Path) -> set[int]:
     except OSError as error:
         raise UserError(f"cannot read {root}: {error.strerror}") from error
     for name in names:
-        if _FOLDER.fullmatch(name):
+        if FOLDER.fullmatch(name):
             numbers.add(int(name))
         elif shard := _SHARD.fullmatch(name):
             numbers.update(range(int(shard[1]), int(shard[2]) + 1))

@@ -37,7 +37,7 @@ class Found:
 
     Attributes:
         seeds: of the pairs that are listed.
-        dropped: pairs by the threshold that they miss, or `UNKNOWN`.
+        dropped: pairs by the thresholds that they miss, maybe several, or `UNKNOWN`.
         problems: what is incomplete, in words.
     """
 
@@ -119,8 +119,8 @@ def prepare(root: Path, thresholds: Thresholds | None) -> str:
     pairs = sum(map(len, rows.values()))
     losses = ", ".join(f"{name} {count}" for name, count in sorted(dropped.items()))
     return (
-        f"{root / INDEX}: {pairs} pairs of {len(rows)} prompts; {len(folders) - len(rows)} prompts without a "
-        f"pair, {len(problems)} incomplete" + (f"; dropped by {losses}" if losses else "")
+        f"{root / INDEX}: {pairs} pairs of {len(rows)} prompts; nothing listed of {len(folders) - len(rows)} "
+        f"prompts; {len(problems)} incomplete" + (f"; dropped by {losses}" if losses else "")
     )
 
 
@@ -141,7 +141,12 @@ def main() -> None:
     )
     add = parser.add_argument
     add("dataset_dir", type=Path, help="folder that generate_img_dataset.py made")
-    add("--min-clip", type=float, metavar="COSINE", help="least similarity of pictures and their captions")
+    add(
+        "--min-clip",
+        type=float,
+        metavar="COSINE",
+        help="least similarity of pictures and their captions, 0: any",
+    )
     add("--min-clip-dir", type=float, metavar="COSINE", help="least similarity of both changes")
     add("--min-clip-img", type=float, metavar="COSINE", help="least similarity of both pictures")
     args = parser.parse_args()

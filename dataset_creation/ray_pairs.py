@@ -26,11 +26,14 @@ class PairActor:
     """A worker with a loaded model."""
 
     def __init__(self, options: MakerOptions, root: str, settings: dict[str, Any]) -> None:
-        self.maker = PairMaker(options)
-        self.folder = PairFolder(Path(root), settings)
+        self.options, self.root, self.settings = options, Path(root), settings
+        self.maker: PairMaker | None = None
 
     def do(self, task: Task) -> dict[str, Any]:
         """As `do_task`."""
+        if self.maker is None:  # not in __init__, whose errors Ray hands on as text
+            self.maker = PairMaker(self.options)
+            self.folder = PairFolder(self.root, self.settings)
         return do_task(self.maker, self.folder, task)
 
 
@@ -77,8 +80,6 @@ def _hand_out(ray: Any, start: Any, tasks: list[Task], actors: int) -> Iterator[
         try:
             line = ray.get(done)
         except ray.exceptions.RayActorError as error:
-            if cause := _user_error(error):
-                raise UserError(cause) from None
             number = task.prompt.number
             deaths[number] += 1
             if deaths[number] == DEATHS:
@@ -90,16 +91,6 @@ def _hand_out(ray: Any, start: Any, tasks: list[Task], actors: int) -> Iterator[
             continue
         give(actor)
         yield line
-
-
-def _user_error(error: BaseException) -> str | None:
-    """The message of a mistake that ended an actor while it started."""
-    cause = getattr(error, "cause", None) or error.__cause__
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return str(cause)
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return None
 
 
 def with_absolute_paths(options: MakerOptions) -> MakerOptions:

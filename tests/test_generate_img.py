@@ -208,9 +208,8 @@ def test_replay(models: Path, whole: Path, tmp_path: Path):
 def test_webdataset(
     models: Path, prompts: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from ldm.data.shards import unpack
-
     from dataset_creation import pair_folder
+    from ldm.data.shards import unpack
 
     monkeypatch.setattr(pair_folder, "SHARD", 2)
     assert generate(models, tmp_path / "tars", prompts, format="webdataset", **FILTERED) == 0

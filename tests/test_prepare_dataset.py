@@ -66,7 +66,7 @@ def test_the_published_command(dataset: Path):
     program = [sys.executable, prepare_dataset.__file__, dataset]
     done = subprocess.run(program, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    summary = "3 pairs of 2 prompts; 1 prompts without a pair, 0 incomplete"
+    summary = "3 pairs of 2 prompts; nothing listed of 1 prompts; 0 incomplete"
     assert done.stdout == f"{dataset / 'seeds.json'}: {summary}\n"
     assert rows(dataset) == WHOLE
     first = (dataset / "seeds.json").read_bytes()
@@ -180,6 +180,38 @@ def test_other_members_are_refused(name: str, tmp_path: Path):
     with pytest.raises(UserError, match="expected pairs of pictures and their prompts, got"):
         unpack(tmp_path / "bad.tar", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_pairs_without_metadata_are_packed_too(dataset: Path, tmp_path: Path):
+    (dataset / "0000002/metadata.jsonl").unlink()
+    pack([dataset / "0000002"], tmp_path / "a.tar")
+    unpack(tmp_path / "a.tar", tmp_path / "out")
+    expected = {name: digest for name, digest in content(dataset).items() if name.startswith("0000002")}
+    assert expected.items() <= content(tmp_path / "out").items() and len(expected) == 3
+    (dataset / "0000010/7_1.jpg").unlink()
+    with pytest.raises(UserError, match="cannot pack .*7_1.jpg: No such file"):
+        pack(folders_of(dataset), tmp_path / "b.tar")
+    assert not (tmp_path / "b.tar").exists()
+
+
+@pytest.mark.parametrize("text", [b"{x", b"[]"])
+def test_members_that_are_no_prompts(text: bytes, tmp_path: Path):
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        member = tarfile.TarInfo("0000001.json")
+        member.size = len(text)
+        tar.addfile(member, io.BytesIO(text))
+    with pytest.raises(UserError, match="cannot unpack "):
+        unpack(tmp_path / "bad.tar", tmp_path / "out")
+
+
+def test_pairs_of_a_prompt_that_are_apart(dataset: Path, tmp_path: Path):
+    pack(folders_of(dataset), tmp_path / "a.tar")
+    with tarfile.open(tmp_path / "a.tar") as tar, tarfile.open(tmp_path / "b.tar", "w") as other:
+        members = sorted(tar.getmembers(), key=lambda member: member.name.endswith("json"))
+        for member in members:
+            other.addfile(member, tar.extractfile(member))
+    with pytest.raises(UserError, match="expected the pairs of prompt 0000002 one after another"):
+        unpack(tmp_path / "b.tar", tmp_path / "out")
 
 
 def test_a_shard_that_was_cut_off(dataset: Path, tmp_path: Path):

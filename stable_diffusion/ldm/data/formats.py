@@ -23,7 +23,7 @@ from ldm.util import UserError, replacing
 SPLITS = ("train", "val", "test")
 SHARES = (0.9, 0.05, 0.05)  # of the splits, as published
 
-FOLDER = re.compile(r"\d{7,}")  # of a prompt, by its number
+FOLDER = re.compile(r"[0-9]{7,}")  # of a prompt, by its number
 INDEX = "seeds.json"
 METADATA = "metadata.jsonl"
 

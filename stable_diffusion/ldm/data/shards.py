@@ -20,7 +20,7 @@ from typing import Any
 from ldm.data.formats import METADATA, pair_paths, prompt_folders, read_fields, read_metadata
 from ldm.util import UserError, replacing
 
-_MEMBER = re.compile(r"(\d{7,})(?:_(\d+)\.(0\.jpg|1\.jpg|json)|\.json)")
+_MEMBER = re.compile(r"(\d{7,})(?:_(\d+)\.(0\.jpg|1\.jpg|json)|\.json)", re.ASCII)
 _PAIR_FIELDS = re.compile(r"seed|p2p_threshold|cfg_scale|clip_sim_\w+|nsfw_score")
 
 
@@ -28,18 +28,27 @@ def pack(folders: Sequence[Path], shard: Path) -> None:
     """Write the folders of prompts into a shard; the same folders give the same bytes.
 
     Raises:
-        UserError: one of them cannot be read, or the shard not be written.
+        UserError: one of them cannot be read, half of a pair is missing, or the shard cannot be written.
     """
     with replacing(shard) as part, tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
         for folder in sorted(folders):
-            fields, lines = read_fields(folder), read_metadata(folder)
-            if not lines:
+            fields = read_fields(folder)
+            lines = {str(line["seed"]): line for line in read_metadata(folder)}
+            seeds = {file.name.rpartition("_")[0] for file in folder.glob("*_[01].jpg")} | lines.keys()
+            if not seeds:
                 _add(tar, f"{folder.name}.json", json.dumps(fields).encode())
-            for line in lines:
-                key = f"{folder.name}_{line['seed']}"
-                for side, file in enumerate(pair_paths(folder, str(line["seed"]))):
-                    _add(tar, f"{key}.{side}.jpg", file.read_bytes())
-                _add(tar, f"{key}.json", json.dumps({**fields, **line}).encode())
+            for seed in [*lines, *sorted(seeds - lines.keys())]:
+                key = f"{folder.name}_{seed}"
+                for side, file in enumerate(pair_paths(folder, seed)):
+                    _add(tar, f"{key}.{side}.jpg", _picture(file))
+                _add(tar, f"{key}.json", json.dumps({**fields, **lines.get(seed, {})}).encode())
+
+
+def _picture(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot pack {file}: {error.strerror}") from error
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -61,10 +70,14 @@ def unpack(shard: Path, root: Path) -> list[str]:
     try:
         with tarfile.open(shard, "r|") as tar:
             for name, members in _prompts(tar, shard):
+                if name in names:
+                    raise UserError(f"{shard}: expected the pairs of prompt {name} one after another")
                 names.append(name)
                 if not (root / name).exists():
                     _write(root / name, members)
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except UserError:
+        raise
+    except (OSError, tarfile.TarError, EOFError, ValueError) as error:
         raise UserError(f"cannot unpack {shard}: {error}") from error
     return names
 
@@ -91,7 +104,7 @@ def _prompts(tar: tarfile.TarFile, shard: Path) -> Iterator[tuple[str, list[tupl
 
 def _write(folder: Path, members: list[tuple[str, bytes]]) -> None:
     """Make the folder of a prompt."""
-    aside = folder.with_name(f".{folder.name}.part")
+    aside = folder.with_name(f".{folder.name}.part")  # removed when a run begins that prompt again
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     prompt: dict[str, Any] = {}
@@ -99,10 +112,12 @@ def _write(folder: Path, members: list[tuple[str, bytes]]) -> None:
     for rest, content in members:
         if rest.endswith(".json"):
             fields = json.loads(content)
+            if not isinstance(fields, dict):
+                raise ValueError(f"expected a JSON object as {folder.name}{rest}")
             prompt = {name: value for name, value in fields.items() if not _PAIR_FIELDS.fullmatch(name)}
             if rest != ".json":
                 pair = {name: value for name, value in fields.items() if name not in prompt}
-                lines.append(json.dumps(pair) + "\n")
+                lines += [json.dumps(pair) + "\n"] if pair else []
         else:
             seed, side, _ = rest.removeprefix("_").split(".")
             pair_paths(aside, seed)[int(side)].write_bytes(content)
