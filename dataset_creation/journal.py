@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from dataset_creation.captions import Caption
 from dataset_creation.instructions import EditPrompt
-from ldm.util import UserError
+from ldm.util import UserError, differences
 
 
 class Journal:
@@ -74,7 +74,10 @@ class Journal:
         accepted = [_text(line, "caption", file=self.path) for line in _whole_lines(self._triples)]
         if header is None or header["settings"] != settings:
             if rejected or accepted:
-                raise UserError(f"{self.path}: {_difference(header['settings'], settings)}")
+                raise UserError(
+                    f"{self.path}: was begun with {differences(header['settings'], settings)}; finish it "
+                    "with the same settings or choose another --output"
+                )
             self._rejects.truncate(0)  # nothing came of the run before, so it binds nobody
             _append(self._rejects, {"settings": settings}, self.rejected_path)
         self.accepted = len(accepted)
@@ -152,9 +155,3 @@ def _append(file: IO[bytes], value: Mapping[str, Any], path: Path) -> None:
         raise UserError(
             f"cannot write {path}: {error.strerror}; nothing is lost, the same command goes on"
         ) from error
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    listed = ", ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in names)
-    return f"was begun with {listed}; finish it with the same settings or choose another --output"

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from PIL import Image
 from dataset_creation.pair_maker import MadePrompt
 from ldm.data.formats import FOLDER, METADATA, pair_paths
 from ldm.data.shards import pack
-from ldm.util import UserError, replacing
+from ldm.util import UserError, differences, replacing
 
 SHARD = 1000  # prompts: about a gigabyte of 512 px pictures
 SETTINGS = "settings.json"
@@ -48,17 +48,16 @@ class PairFolder:
             before = json.loads(file.read_text()) if file.exists() else None
         except (OSError, ValueError) as error:
             raise UserError(f"cannot use {root}: {error}") from error
-        if before is None and self.done():
+        if before is None and existing(root):
             raise UserError(f"{root} holds prompts but no {SETTINGS}: expected a new folder, or --force")
         if before != settings:
-            if before is not None and not force and self.done():
-                raise UserError(f"{root} {_difference(before, settings)}")
+            if before is not None and not force and existing(root):
+                raise UserError(
+                    f"{root} was begun with {differences(before, settings)}; expected the same settings, "
+                    "another folder, or --force"
+                )
             with replacing(file) as part:
                 part.write_text(json.dumps(settings, indent=1) + "\n")
-
-    def done(self) -> set[int]:
-        """Numbers of the prompts that are there."""
-        return existing(self.root)
 
     def write(self, made: MadePrompt) -> None:
         """Write a prompt; one that is there already stays.
@@ -118,15 +117,6 @@ def existing(root: Path) -> set[int]:
     return numbers
 
 
-def shard_blocks(numbers: Sequence[int]) -> dict[int, list[int]]:
-    """Prompt numbers by the shard that they go into."""
-    blocks: dict[int, list[int]] = {}
-    for number in numbers:
-        blocks.setdefault(number // SHARD, []).append(number)
-    return blocks
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    listed = ", ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in names)
-    return f"was begun with {listed}; expected the same settings, another folder, or --force"
+def shard_of(number: int) -> int:
+    """The number of the shard that a prompt goes into."""
+    return number // SHARD

@@ -25,7 +25,7 @@ from ldm.util import UserError
 from ldm.weights_file import open_weights
 
 NSFW = "nsfw"  # the reason why a sample was dropped, beside the thresholds' names
-# Of a sample in a step of denoising, by the size of the network's largest feature map: generous, measured.
+# Of a sample in a step of denoising, by the size of the network's largest feature map: a generous guess.
 FEATURE_MAPS = 64
 CPU_MEMORY = 2 * 1024**3  # bytes; more samples at once do not make a CPU faster
 

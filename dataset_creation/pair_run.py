@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dataset_creation.pair_folder import PairFolder, shard_blocks
+from dataset_creation.pair_folder import PairFolder, existing, shard_of
 from dataset_creation.pair_maker import MakerOptions, PairMaker
 from dataset_creation.pair_report import Report, Samples, line_of
 from dataset_creation.progress import Progress
@@ -103,20 +103,22 @@ def run(
     """
     samples = Samples(options.out_dir / options.named("samples.jsonl"))
     known = samples.lines()
-    done = folder.done()
+    done = existing(folder.root)
     report = Report(skipped_lines=skipped_lines)
     numbers = {task.prompt.number for task in tasks}
     for number in sorted(numbers & done & known.keys()):
         report.add(known[number])
     todo = [task for task in tasks if task.prompt.number not in done]
-    blocks = shard_blocks(sorted(numbers)) if options.webdataset else {}
-    waiting = {block: set(members) - done for block, members in blocks.items()}
+    shards: dict[int, list[int]] = {}
+    for number in sorted(numbers) if options.webdataset else ():
+        shards.setdefault(shard_of(number), []).append(number)
+    waiting = {shard: set(members) - done for shard, members in shards.items()}
     with Progress(len(tasks)) as bar:
         for _ in range(len(tasks) - len(todo)):
             bar.skip()
-        for block, left in waiting.items():
+        for shard, left in waiting.items():
             if not left:
-                folder.pack(blocks[block])  # a run that was stopped may have left folders
+                folder.pack(shards[shard])  # a run that was stopped may have left folders
         for line in work(todo) if todo else ():
             samples.append(line)
             report.add(line)
@@ -125,10 +127,10 @@ def run(
                 f"kept {report.kept} of {report.samples}; {report.pairs_per_hour:.0f} pairs/h",
                 report.losses(),
             )
-            block = next((b for b, left in waiting.items() if line["prompt"] in left), None)
-            if block is not None:
-                waiting[block].discard(line["prompt"])
-                if not waiting[block]:
-                    folder.pack(blocks[block])
+            shard = shard_of(line["prompt"])
+            if shard in waiting:
+                waiting[shard].discard(line["prompt"])
+                if not waiting[shard]:
+                    folder.pack(shards[shard])
     report.write(options.out_dir / options.named("report.json"))
     return report

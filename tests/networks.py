@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from golden import fill, small_config
 from ldm.models.diffusion import ddpm, ddpm_edit
@@ -17,10 +17,9 @@ def edit_network() -> ddpm_edit.LatentDiffusion:
     return fill(instantiate_from_config(config)).eval().requires_grad_(False)
 
 
-@cache
-def text_network() -> ddpm.LatentDiffusion:
-    """Its text-to-image twin, without the image latent at the input; shared, so read only."""
-    config = OmegaConf.merge(
+def text_config() -> DictConfig:
+    """The configuration of its text-to-image twin, without the image latent at the input."""
+    return OmegaConf.merge(
         small_config(),
         {
             "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
@@ -31,4 +30,9 @@ def text_network() -> ddpm.LatentDiffusion:
             },
         },
     )
-    return fill(instantiate_from_config(config)).eval().requires_grad_(False)
+
+
+@cache
+def text_network() -> ddpm.LatentDiffusion:
+    """The text-to-image twin; shared, so read only."""
+    return fill(instantiate_from_config(text_config())).eval().requires_grad_(False)

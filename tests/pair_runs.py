@@ -16,9 +16,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from dataset_creation import generate_img_dataset
-from golden import fill, small_config
+from golden import fill
 from ldm.checkpoint import save_safetensors
 from ldm.util import instantiate_from_config
+from networks import text_config
 
 SCRIPT = Path(generate_img_dataset.__file__)
 SIZE = 64
@@ -38,17 +39,7 @@ PROMPTS = [
 
 def write_models(folder: Path) -> None:
     """Write text.yaml with text.safetensors, and clip.json with clip.safetensors."""
-    config = OmegaConf.merge(
-        small_config(),
-        {
-            "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
-            "params": {
-                "use_ema": False,
-                "conditioning_key": "crossattn",
-                "unet_config": {"params": {"in_channels": 4}},
-            },
-        },
-    )
+    config = text_config()
     OmegaConf.save(OmegaConf.create({"model": config}), folder / "text.yaml")
     save_safetensors(fill(instantiate_from_config(config)).state_dict(), folder / "text.safetensors")
     (folder / "clip.json").write_text(json.dumps(CLIP))

@@ -91,6 +91,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In which settings two runs differ, such as "seed 0, now 1"."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in names)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give the name of a file to write, which takes the place of `path` when the context ends well.
