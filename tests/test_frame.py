@@ -139,6 +139,7 @@ def test_environment_has_every_extra_and_the_pins_of_the_requirements() -> None:
         "dataset",
         "ray",
         "nsfw",
+        "metrics",
         "app",
         "benchmark",
         "test",
