@@ -107,7 +107,7 @@ def edit_all(
             steps=args.steps,
             cfg_text=scales[0],
             cfg_image=scales[1],
-            seed=args.seed + start,
+            seeds=range(args.seed + start, args.seed + start + len(x)),
         )
         bar.update(len(x))
         return edited

@@ -49,7 +49,7 @@ def test_it_does_what_it_is_told(editor: ImageEditor, held_out: EditPairs):
         steps=STEPS,
         cfg_text=editor.defaults.cfg_text,
         cfg_image=editor.defaults.cfg_image,
-        seed=0,
+        seeds=range(len(held_out.before)),
     )
     found = measure(edited, held_out).averages()
     assert found.pairs == 40
@@ -62,7 +62,7 @@ def test_a_batch_gives_the_pictures_of_single_edits(editor: ImageEditor, held_ou
     rows = slice(8, 12)
     options = {"steps": 2, "cfg_text": editor.defaults.cfg_text, "cfg_image": editor.defaults.cfg_image}
     batch = edit_batch(
-        editor.model, held_out.before[rows], held_out.instructions[rows], seed=3, **options
+        editor.model, held_out.before[rows], held_out.instructions[rows], seeds=range(3, 7), **options
     )  # [4, 3, H, W]
     for i, (before, text) in enumerate(zip(held_out.before[rows], held_out.instructions[rows], strict=True)):
         single = editor.edit(to_image((before + 1e-3).clamp(max=1)), text, seed=3 + i, **options)

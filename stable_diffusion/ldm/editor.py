@@ -236,31 +236,41 @@ def edit_batch(
     instructions: list[str],
     *,
     steps: int,
-    cfg_text: float,
-    cfg_image: float,
-    seed: int,
+    cfg_text: float | Tensor,
+    cfg_image: float | Tensor,
+    seeds: Sequence[int],
+    sampler: str = DEFAULT,
+    schedule: str = "model",
+    callback: Callback | None = None,
 ) -> Tensor:
-    """Edit pictures of one size together, each as `ImageEditor.edit` does, the i-th with seed `seed + i`.
+    """Edit pictures of one size together, each as `ImageEditor.edit` does.
 
     Args:
         model: an edit model.
         images: [B, 3, H, W] in [-1, 1], both sides multiples of what the networks need, on the model's device
             and of its type.
         instructions: B texts.
-        steps, cfg_text, cfg_image: as for `ImageEditor.edit`.
+        steps, sampler, schedule, callback: as for `ImageEditor.edit`.
+        cfg_text, cfg_image: as there; one for all or [B, 1, 1, 1].
+        seeds: of the B edits.
 
     Returns:
         [B, 3, H, W], about [-1, 1].
     """
-    noise = ExampleNoise.seeded(range(seed, seed + len(images)), images.device)
+    noise = ExampleNoise.seeded(seeds, images.device)
     denoise, image_latent = _edit_denoiser(model, images, instructions, cfg_text, cfg_image)
-    sigmas = schedule_sigmas("model", model_sigmas(model.alphas_cumprod), steps)  # [steps + 1]
-    z = sample_euler_ancestral(denoise, noise(image_latent.float()) * sigmas[0], sigmas, noise=noise)
+    sigmas = schedule_sigmas(schedule, model_sigmas(model.alphas_cumprod), steps)  # [steps + 1]
+    z = noise(image_latent.float()) * sigmas[0]
+    z = sample(sampler, denoise, z, sigmas, noise=noise, callback=callback)
     return model.decode_first_stage(z.to(images.dtype))
 
 
 def _edit_denoiser(
-    model: LatentDiffusion, images: Tensor, instructions: list[str], cfg_text: float, cfg_image: float
+    model: LatentDiffusion,
+    images: Tensor,
+    instructions: list[str],
+    cfg_text: float | Tensor,
+    cfg_image: float | Tensor,
 ) -> tuple[EditDenoiser, Tensor]:
     """The denoiser of these edits, and the latents [B, 4, h, w] of `images` [B, 3, H, W]."""
     *texts, no_text = model.get_learned_conditioning([*instructions, ""]).split(1)  # [1, L, D] each

@@ -65,7 +65,7 @@ class EditDenoiser(GuidedDenoiser):
         text: conditioning of the instruction, [B or 1, L, D].
         image: unscaled latent of the picture, [B or 1, 4, h, w].
         null_text: conditioning of the empty text, [1, L, D].
-        cfg_text, cfg_image: guidance scales s_T and s_I; below 1 is allowed.
+        cfg_text, cfg_image: guidance scales s_T and s_I, one for all or [B, 1, 1, 1]; below 1 is allowed.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class EditDenoiser(GuidedDenoiser):
         text: Tensor,
         image: Tensor,
         null_text: Tensor,
-        cfg_text: float,
-        cfg_image: float,
+        cfg_text: float | Tensor,
+        cfg_image: float | Tensor,
     ) -> None:
         super().__init__(
             model,
