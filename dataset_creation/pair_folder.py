@@ -48,7 +48,7 @@ class PairFolder:
             before = json.loads(file.read_text()) if file.exists() else None
         except (OSError, ValueError) as error:
             raise UserError(f"cannot use {root}: {error}") from error
-        if before is None and existing(root):
+        if before is None and not force and existing(root):
             raise UserError(f"{root} holds prompts but no {SETTINGS}: expected a new folder, or --force")
         if before != settings:
             if before is not None and not force and existing(root):

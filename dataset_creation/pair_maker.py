@@ -185,7 +185,8 @@ class PairMaker:
     def rated_batch(self, captions: tuple[str, str], seeds: Sequence[int]) -> list[Sample]:
         """Samples of those seeds, drawn at once, with what the filters measure."""
         settings, pictures = self.sampler.sample(captions, seeds, self.options.ranges)
-        samples = [Sample(one, pictures=pair) for one, pair in zip(settings, to_uint8(pictures), strict=True)]
+        stored = to_uint8(pictures)  # [B, 2, H, W, 3]
+        samples = [Sample(one, pictures=pair) for one, pair in zip(settings, stored, strict=True)]
         shown = (pictures + 1) / 2  # in [0, 1]
         if self.clip is not None:
             before, after = ([caption] for caption in captions)
@@ -193,7 +194,8 @@ class PairMaker:
             for sample, row in zip(samples, values.tolist(), strict=True):
                 sample.similarities = Similarities(*row)
         if self.nsfw is not None:
-            scores = self.nsfw.scores(shown.flatten(0, 1))
+            # As they are stored: on rough pictures half a level of rounding changes the scores.
+            scores = self.nsfw.scores(torch.from_numpy(stored).flatten(0, 1).permute(0, 3, 1, 2) / 255)
             for i, sample in enumerate(samples):
                 sample.nsfw_score = max(scores[2 * i : 2 * i + 2])
         return samples

