@@ -19,7 +19,7 @@ from dataset_creation.pair_maker import MakerOptions, PairMaker
 from dataset_creation.pair_report import Report, Samples, line_of
 from dataset_creation.progress import Progress
 from dataset_creation.prompt_file import Task
-from ldm.util import UserError
+from ldm.util import file_facts
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,6 @@ def in_this_process(options: RunOptions, folder: PairFolder) -> Workers:
             yield do_task(maker, folder, task)
 
     return work
-
-
-def file_facts(path: str | None) -> list[Any] | None:
-    """What tells a file of weights from another one without reading it: its name and size in bytes."""
-    if path is None:
-        return None
-    try:
-        return [Path(path).name, os.stat(path).st_size]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def settings_of(options: RunOptions, digest: str) -> dict[str, Any]:

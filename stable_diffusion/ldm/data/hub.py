@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from glob import glob
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 from torch.utils.data import Dataset
@@ -22,6 +22,10 @@ from ldm.data.pairs import PairTransform
 from ldm.util import UserError, one_line
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
+
+ROWS_AT_ONCE = 100  # copied into the Arrow file
+
+Kind = Literal["pictures", "text", "whole numbers"]  # what a column holds
 
 
 @dataclass(frozen=True)
@@ -56,51 +60,10 @@ class HubRows:
         revision: str | None = None,
         cache_dir: str | None = None,
     ) -> None:
-        try:
-            import datasets
-        except ImportError as error:
-            raise UserError(
-                f"dataset {path}: reading parquet needs `pip install datasets`: {error}"
-            ) from error
-        files = local_files(path)
-        try:
-            if files is None:
-                table = datasets.load_dataset(path, split=hub_split, revision=revision, cache_dir=cache_dir)
-            else:
-                # All that `datasets` finds in files of no split of their own it calls train.
-                table = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache_dir)
-        except (
-            Exception
-        ) as error:  # from the network, the disk, pyarrow or `datasets` itself: almost any type
-            where = "as a file, a folder or a dataset on the hub" if files is None else "as parquet"
-            raise UserError(f"dataset {path}: cannot be read {where}: {one_line(error)}") from error
         self.path = path
         self.columns = columns
-        self._check(table.features)
-        table = table.select_columns(list(dict.fromkeys((columns.before, columns.edit, columns.after))))
-        for name in (columns.before, columns.after):
-            table = table.cast_column(name, datasets.Image(decode=False))
-        self.table = table
-
-    def _check(self, features: dict[str, Any]) -> None:
-        """Refuse columns that are not there or cannot be what they are named for."""
-        columns = self.columns
-        for name in (columns.before, columns.edit, columns.after):
-            if name not in features:
-                found = ", ".join(features)
-                raise UserError(f"dataset {self.path}: expected a column {name!r}, got {found}")
-        for name in (columns.before, columns.after):
-            kind = features[name]
-            if not (
-                type(kind).__name__ == "Image"
-                or getattr(kind, "dtype", None) in ("binary", "large_binary")
-                or (isinstance(kind, dict) and "bytes" in kind)
-            ):
-                raise UserError(f"dataset {self.path}: expected pictures in column {name!r}, got {kind}")
-        if getattr(features[columns.edit], "dtype", None) not in ("string", "large_string"):
-            raise UserError(
-                f"dataset {self.path}: expected text in column {columns.edit!r}, got {features[columns.edit]}"
-            )
+        wanted = ((columns.before, "pictures"), (columns.edit, "text"), (columns.after, "pictures"))
+        self.table = open_table(path, wanted, hub_split, revision, cache_dir)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -115,8 +78,7 @@ class HubRows:
         Where the table has a null, a picture comes as an empty file and the instruction as None.
         """
         row, columns = self.table[i], self.columns
-        before, after = ((row[name] or {}).get("bytes") or b"" for name in (columns.before, columns.after))
-        return before, row[columns.edit], after
+        return picture_bytes(row[columns.before]), row[columns.edit], picture_bytes(row[columns.after])
 
     def pictures(self, i: int, before: bytes, after: bytes) -> tuple[Image.Image, Image.Image]:
         """Decode the two pictures of row `i`, as RGB.
@@ -173,6 +135,69 @@ class HubEditDataset(Dataset):
         if instruction is None:
             raise UserError(f"dataset {self.rows.name(row, self.rows.columns.edit)}: expected text, got null")
         return self.transform(*self.rows.pictures(row, before, after), instruction)
+
+
+def open_table(
+    path: str,
+    columns: Sequence[tuple[str, Kind]],
+    hub_split: str = "train",
+    revision: str | None = None,
+    cache_dir: str | None = None,
+) -> Any:
+    """These columns of parquet files, as a `datasets.Dataset`; pictures stay encoded, see `picture_bytes`.
+
+    Args:
+        path, hub_split, revision, cache_dir: see `HubRows`.
+        columns: names, in the order they are to have, and what is in them.
+
+    Raises:
+        UserError: as `HubRows`.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(f"dataset {path}: reading parquet needs `pip install datasets`: {error}") from error
+    files = local_files(path)
+    try:
+        if files is None:
+            table = datasets.load_dataset(path, split=hub_split, revision=revision, cache_dir=cache_dir)
+        else:
+            # All that `datasets` finds in files of no split of their own it calls train. By itself it would
+            # take as many rows at once as the first of a file's groups has: all of them, or none.
+            table = datasets.load_dataset(
+                "parquet", data_files=files, split="train", cache_dir=cache_dir, batch_size=ROWS_AT_ONCE
+            )
+    except Exception as error:  # from the network, the disk, pyarrow or `datasets` itself: almost any type
+        where = "as a file, a folder or a dataset on the hub" if files is None else "as parquet"
+        raise UserError(f"dataset {path}: cannot be read {where}: {one_line(error)}") from error
+    for name, _ in columns:
+        if name not in table.features:
+            raise UserError(f"dataset {path}: expected a column {name!r}, got {', '.join(table.features)}")
+    for name, kind in columns:
+        if not _holds(table.features[name], kind):
+            raise UserError(f"dataset {path}: expected {kind} in column {name!r}, got {table.features[name]}")
+    table = table.select_columns(list(dict.fromkeys(name for name, _ in columns)))
+    for name, kind in columns:
+        if kind == "pictures":
+            table = table.cast_column(name, datasets.Image(decode=False))
+    return table
+
+
+def _holds(feature: Any, kind: Kind) -> bool:
+    """Whether a column can be what it is named for."""
+    dtype = getattr(feature, "dtype", None)
+    if kind == "pictures":
+        return (
+            type(feature).__name__ == "Image"
+            or dtype in ("binary", "large_binary")
+            or (isinstance(feature, dict) and "bytes" in feature)
+        )
+    return dtype in ("string", "large_string") if kind == "text" else str(dtype).lstrip("u").startswith("int")
+
+
+def picture_bytes(value: dict[str, Any] | None) -> bytes:
+    """The file of a picture in a table of `open_table`; an empty one for a null."""
+    return (value or {}).get("bytes") or b""
 
 
 def local_files(path: str) -> list[str] | None:

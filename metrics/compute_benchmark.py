@@ -1,0 +1,170 @@
+"""Score an edit model on MagicBrush or on the test set of Emu Edit.
+
+    python metrics/compute_benchmark.py magicbrush --dataset "data/dev-*.parquet" --output results/magicbrush
+    python metrics/compute_benchmark.py emu-edit --split test --output results/emu-edit
+
+Written to --output: the edited pictures, scores.jsonl with a line for every edit, results.json with averages.
+A stopped run goes on with the same command. What cannot be read of the data is left out, named and counted.
+To score the same pictures by another CLIP, DINO or captions, take scores.jsonl away: they are not edited
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ldm.util import UserError, file_facts, replacing, run_main
+
+if TYPE_CHECKING:
+    import torch
+
+    from metrics.benchmark import Benchmark, Results
+    from metrics.dino import Dino
+
+SAMPLING = ("steps", "resolution", "cfg_text", "cfg_image")
+DATASET_HELP = "parquet file, folder of them, pattern, or name on the hub (default: %(default)s)"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True)
+    magicbrush = benchmarks.add_parser("magicbrush", help="real edits, of which the true results are known")
+    magicbrush.add_argument("--dataset", default="osunlp/MagicBrush", help=DATASET_HELP)
+    magicbrush.add_argument("--split", default="dev", help="of a dataset on the hub (default: %(default)s)")
+    magicbrush.add_argument(
+        "--captions", type=Path, metavar="FILE", help="its local_captions.json; CLIP-T needs it"
+    )
+    emu_edit = benchmarks.add_parser("emu-edit", help="instructions with captions before and after")
+    emu_edit.add_argument("--dataset", default="facebook/emu_edit_test_set", help=DATASET_HELP)
+    emu_edit.add_argument(
+        "--split", help="validation or test (default: test where the data has several, else all)"
+    )
+    for each in (magicbrush, emu_edit):
+        _add_shared(each.add_argument)
+    return parser
+
+
+def _add_shared(add: Any) -> None:
+    own = "(default: the model's own)"
+    add("--output", required=True, type=Path, metavar="DIR", help="results; a run begun there goes on")
+    add("--limit", type=int, metavar="N", help="only the first N sessions of MagicBrush, or rows of Emu Edit")
+    add("--ckpt", metavar="FILE", help="the edit model (default: the published one, else the embedded one)")
+    add("--config", metavar="FILE", help="its configuration (default: configs/generate.yaml)")
+    add("--vae-ckpt", metavar="FILE", help="autoencoder weights to use instead (default: none)")
+    add("--steps", type=int, help=f"denoising steps {own}")
+    add("--resolution", type=int, metavar="PIXELS", help=f"about the longer side of the edits {own}")
+    add("--cfg-text", type=float, metavar="SCALE", help=f"how strongly to follow the instruction {own}")
+    add("--cfg-image", type=float, metavar="SCALE", help=f"how strongly to stay with the picture {own}")
+    add("--seed", type=int, default=0, help="of the noise of all edits (default: %(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
+    add("--precision", choices=("auto", "fp32", "fp16", "bf16"), default="auto", help="auto: fp16 on CUDA")
+    add("--clip-model", default="ViT-B-32", help="a model of open_clip, or its JSON file (%(default)s)")
+    add("--clip-pretrained", default="openai", metavar="TAG", help="which weights of it (%(default)s)")
+    add("--clip-weights", metavar="FILE", help="a file of them (default: downloaded)")
+    add(
+        "--dino-weights",
+        metavar="FILE",
+        help="DINO's ViT-S/16, or none; without it the other scores are computed (default: downloaded)",
+    )
+
+
+def read_benchmark(args: argparse.Namespace) -> Benchmark:
+    """The data that the command line names."""
+    if args.benchmark == "magicbrush":
+        from metrics.magicbrush import read_magicbrush
+
+        return read_magicbrush(args.dataset, args.captions, args.split, args.limit)
+    from metrics.emu_edit import read_emu_edit
+
+    return read_emu_edit(args.dataset, args.split, args.limit)
+
+
+def load_dino(weights: str | None, device: torch.device) -> tuple[Dino | None, str]:
+    """DINO; without it, why not.
+
+    Raises:
+        UserError: a file that was named is no such model.
+    """
+    from metrics.dino import Dino
+
+    if weights == "none":
+        return None, "--dino-weights none"
+    try:
+        return Dino(weights, device), ""
+    except UserError as error:
+        if weights:
+            raise
+        return None, f"{error} (weights that you have: --dino-weights FILE)"
+
+
+def report(benchmark: Benchmark, results: Results, no_dino: str, file: Path) -> None:
+    """Write the averages with all that they depend on, and print them.
+
+    Args:
+        no_dino: why it is missing.
+        file: where to write.
+    """
+    from metrics.benchmark import table
+
+    reasons = {"dino": no_dino, "clip_text": "expected --captions FILE, got none"}
+    scored = {key for averages in results.sets.values() for key in averages}
+    gaps = {heading: reasons[key] for heading, key in benchmark.columns.items() if key not in scored}
+    content = {**asdict(results), "dropped": benchmark.dropped, "gaps": gaps}
+    with replacing(file) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n")
+    print(table(benchmark, results.sets))
+    print("CLIP {}, {}".format(*results.settings["clip"]) + ("" if "DINO" in gaps else "; DINO ViT-S/16"))
+    for heading, reason in gaps.items():
+        print(f"{heading} is missing: {reason}")
+    for reason, count in benchmark.dropped.items():
+        print(f"dropped for {reason}: {count}")
+    if results.left_out:
+        print(f"left out as unreadable: {len(results.left_out)}, named in {file}")
+    print(f"wrote {file}")
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    for name in ("steps", "limit"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise UserError(f"--{name}: expected at least 1, got {value}")
+    # Late, as torch takes seconds.
+    from ldm.editor import ImageEditor, find_model
+    from metrics.benchmark import RESULTS, run
+    from metrics.clip_similarity import ClipSimilarity
+    from metrics.image_scores import ImageScores
+
+    benchmark = read_benchmark(args)
+    files = find_model(args.config, args.ckpt)
+    if files.notice:
+        print(files.notice, file=sys.stderr)
+    editor = ImageEditor.load(files.config, files.ckpt, args.vae_ckpt, args.device, args.precision)
+    clip = ClipSimilarity(args.clip_model, args.clip_pretrained, args.clip_weights, editor.device)
+    dino, no_dino = load_dino(args.dino_weights, editor.device)
+    given = {name: getattr(args, name) for name in SAMPLING}
+    sampling = asdict(editor.defaults) | {name: value for name, value in given.items() if value is not None}
+    sampling["seed"] = args.seed
+    model = {
+        "ckpt": file_facts(str(files.ckpt)),
+        "config": files.config.name,
+        "vae_ckpt": file_facts(args.vae_ckpt),
+        "device": editor.device.type,
+        "precision": editor.precision,
+    }
+    scorers = {
+        "clip": [Path(args.clip_model).name, args.clip_pretrained, file_facts(args.clip_weights)],
+        "dino": None if dino is None else file_facts(args.dino_weights) or "downloaded",
+    }
+    results = run(benchmark, editor, ImageScores(clip, dino), args.output, sampling, model, scorers)
+    report(benchmark, results, no_dino, args.output / RESULTS)
+
+
+if __name__ == "__main__":
+    run_main(main)

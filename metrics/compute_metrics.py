@@ -1,0 +1,275 @@
+"""The trade-off curve of an edit model: how much changes as it was asked to, against how much stays
+(Brooks et al. 2022, figure 8).
+
+    python metrics/compute_metrics.py --ckpt checkpoints/instruct-pix2pix-00-22000.ckpt
+    python metrics/compute_metrics.py --method sdedit --name sdedit
+    python metrics/plot_metrics.py analysis analysis/sdedit --output figure
+
+Every sample of the split is edited at every scale and rated by CLIP. The folder --output_path, or the one
+called --name in it, gets one line an edit (*.samples.jsonl), the averages as the published program writes
+them (*.jsonl), plot.pdf, plot.png, sheet.jpg and report.html. A stopped run goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from ldm.util import UserError, file_facts, replacing, run_main
+
+ROOT = Path(__file__).resolve().parents[1]
+SD_CONFIG = ROOT / "stable_diffusion/configs/stable-diffusion/v1-inference.yaml"
+SD_MODELS = ROOT / "stable_diffusion/models/ldm/stable-diffusion-v1"
+SD_CKPT = SD_MODELS / "v1-5-pruned-emaonly.ckpt"
+SCALES_IMAGE = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)
+STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SHEET_QUALITY = 88
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    _add_model(parser.add_argument_group("model"))
+    _add_samples(parser.add_argument_group("samples"))
+    _add_scales(parser.add_argument_group("edits"))
+    _add_rating(parser.add_argument_group("rating"))
+    return parser
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--method",
+        choices=("instruct-pix2pix", "sdedit"),
+        default="instruct-pix2pix",
+        help="edit by the instruction, or with a text-to-image model by the second caption (default: "
+        "%(default)s)",
+    )
+    add(
+        "--ckpt",
+        metavar="FILE",
+        help="weights (default: the published ones; of an edit model, if these are not there, the small "
+        "embedded model)",
+    )
+    add("--config", metavar="FILE", help="configuration of the model (default: of the published one)")
+    add("--vae-ckpt", metavar="FILE", help="autoencoder weights to use instead (default: none)")
+    add("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
+    add("--precision", default="auto", help="auto, fp32, fp16 or bf16 (default: fp16 on CUDA, else fp32)")
+    add("--batch-size", type=int, default=8, help="samples edited at once (default: %(default)s)")
+
+
+def _add_samples(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--dataset",
+        default="data/clip-filtered-dataset/",
+        help="folder in the published layout, or parquet as on the hub: file, folder, or owner/name "
+        "(default: %(default)s)",
+    )
+    add(
+        "--split",
+        choices=("train", "val", "test", "all"),
+        default="test",
+        help="90, 5 or 5 %% of the dataset by order, or all of it (default: %(default)s)",
+    )
+    add("--num-samples", type=int, default=5000, help="at most (default: %(default)s)")
+    add("--resolution", type=int, help="pixels, of a square (default: the model's own, 512)")
+    add("--seed", type=int, default=0, help="of the samples and the noise (default: %(default)s)")
+
+
+def _add_scales(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--scales-text",
+        type=float,
+        nargs="+",
+        default=[7.5],
+        metavar="SCALE",
+        help="guidance by the text (default: 7.5)",
+    )
+    add(
+        "--scales-image",
+        type=float,
+        nargs="+",
+        default=SCALES_IMAGE,
+        metavar="SCALE",
+        help="guidance by the picture (default: 1.0 to 2.2 by 0.2)",
+    )
+    add(
+        "--strengths",
+        type=float,
+        nargs="+",
+        default=STRENGTHS,
+        metavar="SHARE",
+        help="of sdedit, 0 to 1, in place of --scales-image (default: 0.3 to 0.9 by 0.1)",
+    )
+    add("--steps", type=int, help="denoising steps (default: the model's own, 100)")
+    add("--sampler", default="euler_ancestral", help="as of edit_cli.py (default: %(default)s)")
+
+
+def _add_rating(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--clip-model", default="ViT-L-14", help="open_clip's name or a JSON file (default: %(default)s)")
+    add(
+        "--clip-pretrained",
+        default="openai",
+        metavar="TAG",
+        help="which weights of it (default: %(default)s)",
+    )
+    add("--clip-weights", metavar="FILE", help="a file of them (default: downloaded)")
+    add(
+        "--paper-compat",
+        action="store_true",
+        help="give CLIP pictures in [-1, 1], not clamped, as the published program does; its CLIP expects "
+        "[0, 1], so figures differ",
+    )
+    add("--output_path", "--output-path", default="analysis/", metavar="DIR", help="(default: %(default)s)")
+    add("--name", help="of the run: its folder in --output_path, and its label (default: none)")
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise `UserError` for what cannot be."""
+    for name in ("num_samples", "batch_size"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}")
+    if args.steps is not None and args.steps < 1:
+        raise UserError(f"--steps: expected at least 1, got {args.steps}")
+    for name in ("scales_text", "scales_image", "strengths"):
+        scales = getattr(args, name)
+        if not all(map(math.isfinite, scales)) or len(set(scales)) < len(scales):
+            raise UserError(f"--{name.replace('_', '-')}: expected different numbers, got {scales}")
+    if not all(0 <= strength <= 1 for strength in args.strengths):
+        raise UserError(f"--strengths: expected 0 to 1, got {args.strengths}")
+    if args.name and (Path(args.name).name != args.name or args.name.startswith(".")):
+        raise UserError(f"--name: expected a name for a folder, got {args.name!r}")
+
+
+def load_method(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The method that edits, and what its edits depend on; fills in what `args` leaves to the model."""
+    from ldm.editor import ImageEditor, check_sampling, find_model, read_defaults
+    from metrics.edit_methods import Denoising, InstructPix2Pix, SDEdit, load_text_to_image
+
+    if args.method == "sdedit":
+        config, ckpt = Path(args.config or SD_CONFIG), Path(args.ckpt or SD_CKPT)
+    else:
+        config, ckpt, notice = find_model(args.config, args.ckpt)
+        if notice:
+            print(notice, file=sys.stderr)
+    defaults = read_defaults(config)
+    args.steps = args.steps or defaults.steps
+    args.resolution = args.resolution or defaults.resolution
+    check_sampling(args.sampler, args.steps)
+    denoising = Denoising(args.steps, args.sampler)
+    files = (config, ckpt, args.vae_ckpt, args.device, args.precision)
+    if args.method == "sdedit":
+        method = SDEdit(load_text_to_image(*files), denoising)
+    else:
+        method = InstructPix2Pix(ImageEditor.load(*files), denoising)
+    settings = {
+        "method": args.method,
+        "name": args.name or ckpt.stem,
+        "config": config.name,
+        "ckpt": file_facts(ckpt),
+        "vae_ckpt": file_facts(args.vae_ckpt),
+        "device": method.device.type,
+        "precision": method.precision,
+        "steps": args.steps,
+        "sampler": args.sampler,
+    }
+    return method, settings
+
+
+def make_settings(args: argparse.Namespace) -> list[Any]:
+    """What every sample is edited at."""
+    from metrics.edit_methods import Setting
+
+    if args.method == "sdedit":
+        return [Setting(text, strength=strength) for text in args.scales_text for strength in args.strengths]
+    return [Setting(text, scale_image=image) for text in args.scales_text for image in args.scales_image]
+
+
+def open_folder(folder: Path, stem: str) -> Path:
+    """The file of a run's rows in its folder.
+
+    Raises:
+        UserError: another run is there.
+    """
+    from metrics.curves import SUFFIX
+
+    file = folder / f"{stem}{SUFFIX}"
+    others = sorted(other.name for other in folder.glob(f"*{SUFFIX}") if other != file)
+    if others:
+        raise UserError(f"{folder} holds another run, {others[0]}; choose another --name or --output_path")
+    return file
+
+
+def write_results(folder: Path, stem: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """The averages, the plot, the sheet and the page of a run's rows; prints the averages."""
+    from metrics.curves import averages, make_curves
+    from metrics.figure import draw
+    from metrics.report_page import write_report
+    from metrics.scale_sheet import scale_sheet
+
+    found = averages(rows, settings)
+    with replacing(folder / f"{stem}.jsonl") as part:
+        part.write_text("".join(json.dumps(line) + "\n" for line in found))
+    print(f"CLIP {settings['clip'][0]}, pictures {settings['pixels']}, {found[0]['num_samples']} samples")
+    print("text  image/strength  direction  image sim.  caption 0  caption 1")
+    for line in found:
+        varied = line.get("strength", line["scale_img"])
+        print(
+            f"{line['scale_txt']:4g}{varied:16g}{line['sim_direction']:11.4f}{line['sim_image']:12.4f}"
+            f"{line['sim_0']:11.4f}{line['sim_1']:11.4f}"
+        )
+    if found[0]["num_samples"] < 2:
+        return  # nothing to draw a curve with
+    draw(make_curves(rows, settings["name"]), [folder / "plot.pdf", folder / "plot.png"])
+    sheet = folder / "sheet.jpg"
+    with replacing(sheet) as part:
+        scale_sheet(folder, rows).save(part, "JPEG", quality=SHEET_QUALITY)
+    print(f"wrote {write_report(folder, settings, rows, folder / 'plot.png', sheet)}")
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    check_arguments(args)
+    from ldm.data.json_lines import JsonLines
+    from metrics.clip_similarity import ClipSimilarity
+    from metrics.eval_samples import EvalSamples
+    from metrics.evaluation import Evaluation
+
+    method, settings = load_method(args)
+    samples = EvalSamples(args.dataset, args.split, args.num_samples, args.resolution, args.seed)
+    count = len(samples.numbers)
+    if count < args.num_samples:
+        print(
+            f"--num-samples {args.num_samples}: fitted to the {count} of split {args.split}", file=sys.stderr
+        )
+    settings |= {
+        "dataset": Path(args.dataset).name,
+        "split": args.split,
+        "available": samples.available,
+        "num_samples": count,
+        "resolution": args.resolution,
+        "seed": args.seed,
+        "clip": [Path(args.clip_model).name, args.clip_pretrained, file_facts(args.clip_weights)],
+        "pixels": "as published" if args.paper_compat else "[0, 1]",
+    }
+    clip = ClipSimilarity(args.clip_model, args.clip_pretrained, args.clip_weights, method.device)
+    folder = Path(args.output_path, args.name or "")
+    stem = f"n={count}_p={args.split}_s={args.steps}_r={args.resolution}_e={args.seed}"
+    with JsonLines(open_folder(folder, stem), settings) as results:
+        evaluation = Evaluation(
+            method, samples, make_settings(args), clip, folder, args.seed, args.batch_size, args.paper_compat
+        )
+        evaluation.run(results)
+        write_results(folder, stem, settings, results.rows)
+
+
+if __name__ == "__main__":
+    run_main(main)
