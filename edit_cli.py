@@ -1,7 +1,9 @@
-"""Edit a picture by a written instruction: read the arguments, check them, edit, save.
+"""Edit a picture by written instructions: read the arguments, check them, edit, save.
 
 What takes time to import comes after the checks, so that `--help` and mistakes are answered at once.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -9,18 +11,30 @@ import math
 import random
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ldm import images
+from ldm import animation, images
+from ldm.suggestions import draw_suggestions
 from ldm.util import UserError, run_main
 
-LONGEST_INSTRUCTION = 4000  # characters; the text encoder reads 77 tokens, EXIF holds 64 KB
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ldm.editor import ImageEditor
+
+LONGEST_INSTRUCTION = 4000  # characters, of all together; the text encoder reads 77 tokens, EXIF holds 64 KB
+LEAST_SEED, GREATEST_SEED = -(2**63), 2**64 - 1  # that torch takes
+SURPRISES, SHEET_COLUMNS = 5, 3  # with the input, two full rows
 EPILOG = """examples:
   python edit_cli.py --input imgs/example.jpg --output imgs/output.jpg --edit "turn him into a cyborg"
   python edit_cli.py --steps 100 --resolution 512 --seed 1371 --cfg-text 7.5 --cfg-image 1.2 \\
       --input imgs/example.jpg --output imgs/output.jpg --edit "turn him into a cyborg"
+  python edit_cli.py --input imgs/example.jpg --output imgs/output.jpg --gif imgs/output.gif \\
+      --edit "add sunglasses" --edit "make the background green" --edit "give him a beard"
+  python edit_cli.py --input imgs/example.jpg --output imgs/output.jpg --surprise-me
 
 If the picture changes too little, raise --cfg-text or lower --cfg-image; if it changes too much, the reverse.
 """
@@ -87,7 +101,7 @@ def instruction_text(text: str) -> str:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all options, with defaults and units in its help."""
     parser = _Parser(
-        description="Edit a picture by a written instruction (InstructPix2Pix).",
+        description="Edit a picture by written instructions (InstructPix2Pix).",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -107,12 +121,26 @@ def _add_picture_options(group: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="where to save the result; its suffix sets the format: png, jpg, webp, tiff and others",
     )
-    group.add_argument(
+    what = group.add_mutually_exclusive_group(required=True)
+    what.add_argument(
         "--edit",
-        required=True,
+        action="append",
         metavar="TEXT",
         type=instruction_text,
-        help='instruction, such as "turn him into a cyborg"; an empty one only resizes the picture',
+        help='instruction, such as "turn him into a cyborg"; an empty one only resizes the picture. Given '
+        "several times, each edits the picture that the one before gave; --output is the last",
+    )
+    what.add_argument(
+        "--surprise-me",
+        action="store_true",
+        help=f"try {SURPRISES} instructions that suit the model, each on the input; --output is a sheet of "
+        "all, and the single pictures stand beside it, with -1, -2 and so on after the name",
+    )
+    group.add_argument(
+        "--gif",
+        metavar="FILE",
+        help="also an animation that morphs from the input through all results, .gif or .webp "
+        "(default: none)",
     )
     group.add_argument(
         "--resolution",
@@ -145,8 +173,9 @@ def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--seed",
-        type=whole_number(-(2**63), 2**64 - 1),
-        help="the same seed gives the same picture (default: random in 0..100000)",
+        type=whole_number(LEAST_SEED, GREATEST_SEED),
+        help="the same seed gives the same picture; of several --edit the second takes this seed + 1 and so "
+        "on, so that each draws noise of its own (default: random in 0..100000)",
     )
     group.add_argument(
         "--sampler",
@@ -190,17 +219,94 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def result_paths(args: argparse.Namespace) -> list[Path]:
+    """The files of single pictures: --output, or with --surprise-me those beside it."""
+    output = Path(args.output)
+    if not args.surprise_me:
+        return [output]
+    return [output.with_stem(f"{output.stem}-{i}") for i in range(1, SURPRISES + 1)]
+
+
+def check_request(args: argparse.Namespace, seed: int) -> None:
+    """Check what only shows in several options together, and that every file can be written.
+
+    Raises:
+        UserError: they do not fit, or a file cannot be written.
+    """
+    edits = args.edit or []
+    if (length := sum(map(len, edits))) > LONGEST_INSTRUCTION:
+        raise UserError(f"--edit: expected at most {LONGEST_INSTRUCTION} characters in all, got {length}")
+    if seed + len(edits) - 1 > GREATEST_SEED:
+        most = GREATEST_SEED - len(edits) + 1
+        raise UserError(f"--seed: expected at most {most} for {len(edits)} edits, got {seed}")
+    paths = dict.fromkeys([Path(args.output), *result_paths(args)])
+    for path in paths:
+        images.prepare_output(path)
+    if args.gif:
+        animation.check_animation_path(args.gif)
+        images.prepare_output(args.gif)
+        if Path(args.gif).resolve() in {path.resolve() for path in paths}:
+            raise UserError(f"expected another file for --gif than for the result, got {args.gif}")
+
+
+def apply_edits(
+    editor: ImageEditor,
+    picture: Image.Image,
+    edits: Sequence[str],
+    sampling: dict[str, Any],
+    in_turn: bool,
+    callback: Callable[[dict[str, Any]], None],
+) -> list[Image.Image]:
+    """Edit the picture by each instruction; `in_turn`, each edits what the one before gave."""
+    results: list[Image.Image] = []
+    for edit in edits:
+        if in_turn and results:
+            picture = results[-1]
+            # Its own size: one that is no multiple of 64 would be fitted to the model's again.
+            sampling = {**sampling, "seed": sampling["seed"] + 1, "resolution": max(picture.size)}
+        results.append(editor.edit(picture, edit, callback=callback, **sampling))
+    return results
+
+
+def save_results(
+    args: argparse.Namespace,
+    frames: Sequence[Image.Image],
+    edits: Sequence[str],
+    settings: dict[str, Any],
+) -> Image.Image:
+    """Write all files that the arguments ask for; return the picture of --output.
+
+    Args:
+        args: the arguments.
+        frames: the input, sized as the model takes it, and the results.
+        edits: the instruction of each result.
+        settings: to store in --output.
+    """
+    captions = ["input", *edits]
+    output = frames[-1]
+    if args.surprise_me:
+        for path, edit, result in zip(result_paths(args), edits, frames[1:], strict=True):
+            images.save_image(result, path, {**settings, "edit": edit})
+            print(f"wrote {str(path)!a}: {edit}")
+        output = animation.sheet(frames, captions, SHEET_COLUMNS)
+    images.save_image(output, args.output, settings)
+    if args.gif:
+        animation.save_animation(frames, captions, args.gif)
+        print(f"wrote {args.gif!a}: {len(frames)} pictures")
+    return output
+
+
 def main() -> None:
-    """Edit one picture as the command line says."""
+    """Edit a picture as the command line says."""
     started = time.perf_counter()
     args = make_parser().parse_args()
     seed = random.randint(0, 100_000) if args.seed is None else args.seed
     picture = images.open_image(args.input)
-    images.prepare_output(args.output)
+    check_request(args, seed)
 
     from tqdm import tqdm
 
-    from ldm.editor import ImageEditor, check_sampling, find_model, read_defaults
+    from ldm.editor import EMBEDDED_CONFIG, ImageEditor, check_sampling, find_model, read_defaults
 
     files = find_model(args.config, args.ckpt)
     if files.notice:
@@ -209,10 +315,12 @@ def main() -> None:
     chosen = asdict(read_defaults(files.config)) | {k: v for k, v in chosen.items() if v is not None}
     sampling = {"seed": seed, "sampler": args.sampler, "schedule": args.schedule, **chosen}
     check_sampling(args.sampler, chosen["steps"])
+    avatars = files.config.resolve() == EMBEDDED_CONFIG
+    edits = args.edit or draw_suggestions(avatars, SURPRISES, seed)
     editor = ImageEditor.load(files.config, files.ckpt, args.vae_ckpt, args.device, args.precision)
     settings = {
         **sampling,
-        "edit": args.edit,
+        "edit": edits[0] if len(edits) == 1 else edits,
         "input": Path(args.input).name,
         "ckpt": files.ckpt.name,
         "vae_ckpt": args.vae_ckpt and Path(args.vae_ckpt).name,
@@ -220,10 +328,14 @@ def main() -> None:
         "precision": editor.precision,
     }
     print("settings:", json.dumps(settings))  # ASCII, which every terminal can show
-    with tqdm(total=chosen["steps"], desc="edit", unit="step", disable=not args.edit.strip()) as bar:
-        edited = editor.edit(picture, args.edit, callback=lambda state: bar.update(), **sampling)
-    images.save_image(edited, args.output, settings)
-    width, height = edited.size
+    steps = chosen["steps"] * sum(bool(edit.strip()) for edit in edits)
+    with tqdm(total=steps, desc="edit", unit="step", disable=not steps) as bar:
+        results = apply_edits(
+            editor, picture, edits, sampling, not args.surprise_me, lambda state: bar.update()
+        )
+    frames = [images.fit_to_model(picture, chosen["resolution"]), *results]
+    output = save_results(args, frames, edits, settings)
+    width, height = output.size
     print(f"wrote {args.output!a}: {width}x{height} pixels, {time.perf_counter() - started:.1f} s")
 
 

@@ -26,8 +26,7 @@ from metrics.curves import SIMILARITIES, setting_key
 from metrics.edit_methods import EditMethod, Setting
 from metrics.eval_samples import EvalSample, EvalSamples
 from metrics.gallery import Gallery
-
-FIRST = 8  # samples whose every edit is kept as a picture
+from metrics.scale_sheet import SAMPLES
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Evaluation:
         left = sum(len(missing) for _, missing in todo)
         todo = [number for number, missing in todo if missing]
         batches = [todo[i : i + self.batch_size] for i in range(0, len(todo), self.batch_size)]
-        gallery = Gallery(self.folder, set(self.samples.numbers[:FIRST]), results.rows)
+        gallery = Gallery(self.folder, set(sorted(self.samples.numbers)[:SAMPLES]), results.rows)
         with tqdm(total=total, initial=total - left, desc="edits", unit="edit", smoothing=0.05) as bar:
             for numbers in batches:
                 samples = [self.samples.read(number) for number in numbers]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
-from ldm.data.contact_sheet import GAP, TEXT_WIDTH, wrapped
+from ldm.data.contact_sheet import GAP, LINES, TEXT_WIDTH
 from ldm.images import open_image
+from ldm.typesetting import text_font, wrapped
 from metrics.curves import Row, picture_file, setting, setting_key, setting_words
 
 CELL = 160  # pixels of the square that a picture is fitted into
@@ -18,7 +19,7 @@ SAMPLES = 8
 
 
 def scale_sheet(folder: Path, rows: Sequence[Row]) -> Image.Image:
-    """Draw the first samples below one another: instruction, input, and the edits in order of their scales.
+    """Draw the first samples of the split: instruction, input, and the edits in order of their scales.
 
     Args:
         folder: of the run; the cell of a picture that is not there stays empty.
@@ -35,13 +36,13 @@ def scale_sheet(folder: Path, rows: Sequence[Row]) -> Image.Image:
     size = (left + len(columns) * (CELL + GAP), HEADING + len(samples) * (CELL + GAP))
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(FONT_SIZE)
+    font = text_font(FONT_SIZE)
     for column, text in enumerate(columns.values()):
         middle = (left + column * (CELL + GAP) + CELL // 2, HEADING // 2)
         draw.multiline_text(middle, text, "black", font, anchor="mm", align="center")
     for place, (sample, edit) in enumerate(samples):
         top = HEADING + place * (CELL + GAP)
-        text = wrapped(edit, font, TEXT_WIDTH)
+        text = "\n".join(wrapped(edit, font, TEXT_WIDTH, LINES))
         draw.multiline_text((GAP, top + CELL // 2), text, "black", font, anchor="lm")
         for column, key in enumerate(columns):
             file = picture_file(folder, sample, key)

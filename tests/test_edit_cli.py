@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from PIL import Image
+from PIL import Image, ImageChops
 
 from golden import small_config
+from ldm.animation import FADE_STEPS, MARGIN, captioned
 from ldm.checkpoint import save_safetensors
 from ldm.images import open_image, read_settings
+from ldm.suggestions import PHOTOGRAPHS
 from ldm.util import instantiate_from_config
 from small_model import sample_picture, write_small_model
 
@@ -41,7 +43,7 @@ def run(
     """Run edit_cli.py as a program in this process: options → (exit code, stdout, stderr).
 
     Works in `tmp_path`, with in.png there; options that are not given have values that work, None leaves
-    one out.
+    one out, True stands for a flag, a list for an option given several times.
     """
     monkeypatch.chdir(tmp_path)
     sample_picture().save("in.png")
@@ -50,12 +52,14 @@ def run(
     def run(**options: object) -> tuple[int, str, str]:
         defaults = {"input": "in.png", "output": "out.png", "edit": INSTRUCTION, "steps": 2, "device": "cpu"}
         options = {**defaults, "config": config, "ckpt": ckpt, **options}
-        pairs = [
-            (f"--{name.replace('_', '-')}", str(value))
-            for name, value in options.items()
-            if value is not None
-        ]
-        monkeypatch.setattr(sys, "argv", ["edit_cli.py", *(f"{name}={value}" for name, value in pairs)])
+        words = []
+        for name, value in options.items():
+            flag = f"--{name.replace('_', '-')}"
+            if value is True:
+                words.append(flag)
+            elif value is not None:
+                words += [f"{flag}={item}" for item in (value if isinstance(value, list) else [value])]
+        monkeypatch.setattr(sys, "argv", ["edit_cli.py", *words])
         code = 0
         try:
             runpy.run_path(str(SCRIPT), run_name="__main__")
@@ -105,6 +109,65 @@ def test_input_may_be_the_output(run: Run, tmp_path: Path):
     assert (pixels(tmp_path / "in.png") != before).any()
 
 
+# --- several edits ---
+
+
+def test_edits_in_turn_are_single_edits_one_after_the_other(run: Run, tmp_path: Path):
+    edits = ["add a hat", "", "make it green"]
+    code, out, err = run(edit=edits, seed=5, resolution=100, gif="chain.gif")
+    assert code == 0, err
+    settings = read_settings(tmp_path / "out.png")
+    assert (settings["edit"], settings["seed"]) == (edits, 5)
+    assert "wrote 'chain.gif': 4 pictures" in out and "4/4" in err, "two edits of two steps"
+    assert run(edit=edits[0], seed=5, resolution=100, output="a.png")[0] == 0
+    assert read_settings(tmp_path / "a.png")["edit"] == edits[0]
+    side = pixels(tmp_path / "a.png").shape[0]
+    assert run(edit=edits[2], seed=7, resolution=side, input="a.png", output="c.png")[0] == 0
+    assert (pixels(tmp_path / "out.png") == pixels(tmp_path / "c.png")).all()
+
+
+def test_edits_in_turn_keep_the_size_of_the_first(run: Run, tmp_path: Path):
+    sample_picture().resize((200, 120)).save(tmp_path / "wide.png")
+    sizes = []
+    for edits in (["a hat"], ["a hat", "a coat"]):  # alone, the result of the first would come out at 128x128
+        assert run(input="wide.png", edit=edits, resolution=100, steps=1)[0] == 0
+        sizes.append(open_image(tmp_path / "out.png").size)
+    assert sizes == [(64, 64), (64, 64)]
+
+
+def test_the_animation_goes_through_all_pictures(run: Run, tmp_path: Path):
+    edits = ["add a hat", "make it green"]
+    assert run(edit=edits, gif="deep/chain.webp", seed=3)[0] == 0
+    assert run(edit=edits[0], output="first.png", seed=3)[0] == 0
+    pictures = [open_image(tmp_path / name) for name in ("in.png", "first.png", "out.png")]
+    with Image.open(tmp_path / "deep/chain.webp") as animation:
+        assert animation.n_frames == 3 * (1 + FADE_STEPS)
+        for i, still in enumerate(captioned(pictures, ["input", *edits])):
+            animation.seek(i * (1 + FADE_STEPS))
+            difference = ImageChops.difference(animation.convert("RGB"), still)
+            assert np.asarray(difference).mean() < 4, "but for the compression"
+
+
+def test_surprise_me_tries_several_and_shows_all(run: Run, tmp_path: Path):
+    code, out, err = run(edit=None, surprise_me=True, seed=5, gif="all.gif")
+    assert code == 0, err
+    tried = read_settings(tmp_path / "out.png")["edit"]
+    assert len(tried) == 5 and set(tried) <= set(PHOTOGRAPHS)
+    names = [f"out-{i}.png" for i in range(1, 6)]
+    assert sorted(path.name for path in tmp_path.glob("out*")) == [*names, "out.png"]
+    for name, edit in zip(names, tried, strict=True):
+        assert read_settings(tmp_path / name)["edit"] == edit
+        assert f"wrote {name!r}: {edit}" in out
+    assert run(edit=tried[3], seed=5, output="alone.png")[0] == 0
+    assert (pixels(tmp_path / "alone.png") == pixels(tmp_path / names[3])).all()
+    sheet = pixels(tmp_path / "out.png")
+    cells = captioned([open_image(tmp_path / name) for name in ("in.png", *names)], ["input", *tried])
+    height, width, _ = np.asarray(cells[0]).shape
+    assert sheet.shape == (2 * height + 3 * MARGIN, 3 * width + 4 * MARGIN, 3)
+    last = sheet[-MARGIN - height : -MARGIN, -MARGIN - width : -MARGIN]
+    assert (last == np.asarray(cells[5])).all()
+
+
 MISTAKES = {
     "missing input": ({"input": "none.png"}, "no such picture: none.png"),
     "folder as input": ({"input": "."}, "got a folder: ."),
@@ -114,7 +177,19 @@ MISTAKES = {
     "narrow input": ({"input": "narrow.png"}, "at most 16:1, got 10x200: narrow.png"),
     "no input": ({"input": None}, "required: --input"),
     "no output": ({"output": None}, "required: --output"),
-    "no instruction": ({"edit": None}, "required: --edit"),
+    "no instruction": ({"edit": None}, "one of the arguments --edit --surprise-me is required"),
+    "instruction and surprise": ({"surprise_me": True}, "--surprise-me: not allowed with argument --edit"),
+    "long instructions": ({"edit": ["x" * 2000, "y" * 2001]}, "at most 4000 characters in all, got 4001"),
+    "seed without a next one": ({"edit": ["a", "b"], "seed": 2**64 - 1}, "--seed: expected at most"),
+    "animation as PNG": ({"gif": "out.png"}, "expected an animation ending in .gif or .webp, got .png"),
+    "animation without suffix": ({"gif": "out"}, "got no suffix (out)"),
+    "animation over the result": ({"gif": "./o.gif", "output": "o.gif"}, "another file for --gif"),
+    "animation over a surprise": (
+        {"gif": "o-2.gif", "output": "o.gif", "edit": None, "surprise_me": True},
+        "another file for --gif",
+    ),
+    "folder as animation": ({"gif": "folder.gif"}, "got a folder: folder.gif"),
+    "folder as surprise": ({"edit": None, "surprise_me": True}, "got a folder: out-2.png"),
     "long instruction": ({"edit": "x" * 4001}, "--edit: expected at most 4000 characters, got 4001"),
     "instruction not UTF-8": ({"edit": "caf\udce9"}, "--edit: expected UTF-8 text"),
     "unknown suffix": ({"output": "out.xyz"}, "ending in .png, .jpg"),
@@ -152,7 +227,8 @@ def test_mistakes_are_one_line(run: Run, tmp_path: Path, mistake: str):
         pytest.importorskip("k_diffusion")
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("<html>not found</html>")
-    (tmp_path / "folder.png").mkdir()
+    for name in ("folder.png", "folder.gif", "out-2.png"):
+        (tmp_path / name).mkdir()
     Image.new("RGB", (5, 70)).save(tmp_path / "tiny.png")
     Image.new("RGB", (10, 200)).save(tmp_path / "narrow.png")
     code, _, err = run(**options)
@@ -194,7 +270,7 @@ def test_published_command_lines_parse():
         7.5,
         1.2,
     )
-    assert (args.input, args.output, args.edit) == ("imgs/example.jpg", "imgs/output.jpg", INSTRUCTION)
+    assert (args.input, args.output, args.edit) == ("imgs/example.jpg", "imgs/output.jpg", [INSTRUCTION])
     line = (
         "--config configs/generate.yaml --ckpt checkpoints/instruct-pix2pix-00-22000.ckpt "
         "--vae-ckpt vae.ckpt --cfg-image -0.5 --input a --output b --edit c"
@@ -247,9 +323,9 @@ def test_help_is_complete_and_imports_nothing_heavy():
     options = (
         "input output edit resolution cfg-text cfg-image steps seed sampler schedule config ckpt vae-ckpt"
     )
-    for option in (*options.split(), "device", "precision"):
+    for option in (*options.split(), "device", "precision", "gif", "surprise-me"):
         assert f"--{option} " in output
-    assert output.count("default:") == 12
+    assert output.count("default:") == 13
 
 
 def test_editing_imports_only_torch(model_files: tuple[Path, Path], tmp_path: Path):

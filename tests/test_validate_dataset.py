@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 
 from dataset_creation import validate_dataset
 from dataset_creation.validate_dataset import Findings, open_source, summary, validate
-from ldm.data.contact_sheet import CELL, LINES, SheetExample, contact_sheet, wrapped
+from ldm.data.contact_sheet import CELL, SheetExample, contact_sheet
 from ldm.data.hub import Columns
 from tiny_training import SIDE, write_dataset
 
@@ -301,13 +301,3 @@ def test_sheet_shows_before_on_the_left_and_after_on_the_right() -> None:
     assert yellow[0] > blue[0] + CELL and yellow[1] == red[1], "the third below the first"
     between = pixels[blue[0] : blue[0] + CELL, red[1] + CELL : blue[1]]
     assert (between == 0).all(-1).any(), "the instruction stands between"
-
-
-def test_instructions_are_wrapped_to_the_width() -> None:
-    font = ImageFont.load_default(16)
-    for text in ("make it red", "a" * 80, "one " * 60, "", "two\nlines"):
-        lines = wrapped(text, font, 100).split("\n")
-        assert all(font.getlength(line) <= 100 for line in lines) and len(lines) <= LINES
-        if len(lines) < LINES:
-            assert "".join(lines).replace(" ", "") == "".join(text.split())
-    assert wrapped("one " * 60, font, 100).endswith("…")

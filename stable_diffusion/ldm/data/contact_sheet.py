@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from ldm.typesetting import text_font, wrapped
 
 CELL = 192  # pixels of the square that a picture is fitted into
 TEXT_WIDTH = 160
@@ -32,7 +34,7 @@ def contact_sheet(examples: Sequence[SheetExample]) -> Image.Image:
     rows = -(-len(examples) // columns)
     sheet = Image.new("RGB", (columns * (width + 3 * GAP) + GAP, rows * (height + 2 * GAP) + GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(FONT_SIZE)
+    font = text_font(FONT_SIZE)
     for k, example in enumerate(examples):
         left = 2 * GAP + (k % columns) * (width + 3 * GAP)
         top = GAP + (k // columns) * (height + 2 * GAP)
@@ -40,26 +42,7 @@ def contact_sheet(examples: Sequence[SheetExample]) -> Image.Image:
             sides = [max(1, round(side * CELL / max(picture.size))) for side in picture.size]
             small = picture.resize(tuple(sides), Image.Resampling.LANCZOS)
             sheet.paste(small, (x + (CELL - small.width) // 2, top + (CELL - small.height) // 2))
-        text = wrapped(example.instruction, font, TEXT_WIDTH)
+        text = "\n".join(wrapped(example.instruction, font, TEXT_WIDTH, LINES))
         middle = (left + width // 2, top + height // 2)
         draw.multiline_text(middle, text, "black", font, anchor="mm", align="center")
     return sheet
-
-
-def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Break `text` into at most `LINES` lines of at most `width` pixels; a longer word is broken too."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-            continue
-        if lines[-1]:
-            lines.append("")
-        for character in word:
-            if font.getlength(lines[-1] + character) > width:
-                lines.append("")
-            lines[-1] += character
-    if len(lines) > LINES:
-        lines = [*lines[: LINES - 1], "…"]
-    return "\n".join(lines)
