@@ -19,7 +19,7 @@ from dataset_creation.pair_maker import MakerOptions, PairMaker
 from dataset_creation.pair_report import Report, Samples, line_of
 from dataset_creation.progress import Progress
 from dataset_creation.prompt_file import Task
-from ldm.util import file_facts
+from ldm.weights_file import file_facts
 
 
 @dataclass(frozen=True)

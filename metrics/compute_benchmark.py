@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm.util import UserError, file_facts, replacing, run_main
+from ldm.util import UserError, replacing, run_main
 
 if TYPE_CHECKING:
     import torch
@@ -137,6 +137,7 @@ def main() -> None:
             raise UserError(f"--{name}: expected at least 1, got {value}")
     # Late, as torch takes seconds.
     from ldm.editor import ImageEditor, find_model
+    from ldm.weights_file import file_facts
     from metrics.benchmark import RESULTS, run
     from metrics.clip_similarity import ClipSimilarity
     from metrics.image_scores import ImageScores

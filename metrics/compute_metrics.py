@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ldm.util import UserError, file_facts, replacing, run_main
+from ldm.util import UserError, replacing, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 SD_CONFIG = ROOT / "stable_diffusion/configs/stable-diffusion/v1-inference.yaml"
@@ -152,6 +152,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 def load_method(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The method that edits, and what its edits depend on; fills in what `args` leaves to the model."""
     from ldm.editor import ImageEditor, check_sampling, find_model, read_defaults
+    from ldm.weights_file import file_facts
     from metrics.edit_methods import Denoising, InstructPix2Pix, SDEdit, load_text_to_image
 
     if args.method == "sdedit":
@@ -239,6 +240,7 @@ def main() -> None:
     args = make_parser().parse_args()
     check_arguments(args)
     from ldm.data.json_lines import JsonLines
+    from ldm.weights_file import file_facts
     from metrics.clip_similarity import ClipSimilarity
     from metrics.eval_samples import EvalSamples
     from metrics.evaluation import Evaluation

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ldm.checkpoint import save_safetensors
-from ldm.weights_file import open_weights, read_state_dict
+from ldm.weights_file import file_facts, open_weights, read_state_dict
 from weights_files import message, save
 
 # --- formats ---
@@ -131,6 +131,29 @@ def test_damaged_safetensors_header(tmp_path: Path) -> None:
     for header in (b'{"a": 1}', b'{"a": {"shape": 3}}', b'{"a" {', b'{"__metadata__": 3, "b": []}'):
         path.write_bytes(len(header).to_bytes(8, "little") + header)
         assert "its header is damaged" in message(read_state_dict, path)
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(("there", "asked"), [("ckpt", "safetensors"), ("safetensors", "ckpt")])
+def test_published_weights_are_found_under_either_suffix(there: str, asked: str, tmp_path: Path) -> None:
+    file = tmp_path / f"v1-5-pruned.{there}"
+    save_safetensors({"a": torch.ones(2)}, file)  # its content says what it is, not its name
+    assert open_weights(tmp_path / f"v1-5-pruned.{asked}").shapes == {"a": (2,)}
+    assert file_facts(tmp_path / f"v1-5-pruned.{asked}") == [file.name, file.stat().st_size]
+    (tmp_path / f"v1-5-pruned.{asked}").write_text("")
+    assert "empty" in message(open_weights, tmp_path / f"v1-5-pruned.{asked}")  # what is there is taken
+
+
+def test_what_tells_weights_apart(tmp_path: Path) -> None:
+    (tmp_path / "model/unet").mkdir(parents=True)
+    (tmp_path / "model/unet/a").write_bytes(b"12345")
+    (tmp_path / "model/b").write_bytes(b"1")
+    assert file_facts(None) is None
+    assert file_facts(tmp_path / "model") == ["model", 6]
+    assert file_facts("owner/name") == ["owner/name"]
+    assert "cannot read none.ckpt: No such file" in message(file_facts, "none.ckpt")
 
 
 # --- writing ---

@@ -11,30 +11,30 @@ under which a file stores that weight.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from yaml import YAMLError
 
+from ldm.diffusers_format import write_folder
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util import UserError, instantiate_from_config, replacing
-from ldm.weights_file import Weights, open_weights
-
-# The noise schedule follows from the configuration, so a model computes it and a file may or may not have it.
-SCHEDULE = frozenset(
-    """betas alphas_cumprod alphas_cumprod_prev sqrt_alphas_cumprod sqrt_one_minus_alphas_cumprod
-    log_one_minus_alphas_cumprod sqrt_recip_alphas_cumprod sqrt_recipm1_alphas_cumprod posterior_variance
-    posterior_log_variance_clipped posterior_mean_coef1 posterior_mean_coef2""".split()
+from ldm.weights_file import (
+    EMA_SETTINGS,
+    SCHEDULE,
+    Weights,
+    ema_name,
+    open_weights,
+    save_safetensors,
+    stored_dtype,
 )
-_EMA_SETTINGS = frozenset({"model_ema.decay", "model_ema.num_updates"})
+
 # What a file may hold although no model here has it, beside these two sets: token positions 0, 1, 2, …, which
 # older versions of transformers stored, and the autoencoder's training loss.
 _IGNORED = re.compile(r".*\.position_ids|(first_stage_model\.)?loss\..*")
@@ -68,18 +68,10 @@ def load_model(
     """
     weights = open_weights(ckpt) if isinstance(ckpt, str | Path) else ckpt
     vae = open_weights(vae_ckpt) if isinstance(vae_ckpt, str | Path) else vae_ckpt or weights
-    with torch.device("meta"):
-        model = instantiate_from_config(_for_inference(config))
-    model.register_schedule()
-    _check_schedule(model, weights)
+    model = _without_numbers(_for_inference(config))
     state = model.state_dict()
-    wanted = _shapes(state, skip=SCHEDULE)
-    for file, is_vae in ((weights, False), (vae, True)):
-        part = {name: shape for name, shape in wanted.items() if name.startswith(_VAE) == is_vae}
-        for name, stored in _locate(part, file, ema_first=True).items():
-            tensor = file.read(stored)
-            state[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
-        _require_known(file, wanted)
+    for name, tensor in _read(model, weights, vae, ema_first=True):
+        state[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
     model.load_state_dict(state, strict=True, assign=True)
     empty = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     assert not empty, f"no numbers for {empty}: such a buffer must be persistent or computed when used"
@@ -108,7 +100,7 @@ def load_for_training(model: LatentDiffusion, ckpt: str | Path, *, load_ema: boo
     _check_schedule(model, weights)
     state = model.state_dict()
     wanted = _shapes(state, skip=SCHEDULE.union(n for n in state if n.startswith("model_ema.")))
-    averages = _shapes(state, skip=SCHEDULE.union(_EMA_SETTINGS, wanted))
+    averages = _shapes(state, skip=SCHEDULE.union(EMA_SETTINGS, wanted))
     located = _locate(wanted, weights, widen=True)
     keep_ema = bool(averages) and load_ema and _has_ema(weights)
     if keep_ema:
@@ -139,43 +131,49 @@ def load_autoencoder(model: AutoencoderKL, ckpt: str | Path) -> None:
         _require_known(weights, wanted)
 
 
-def save_safetensors(
-    state: Mapping[str, Tensor],
-    path: str | Path,
-    metadata: Mapping[str, str] | None = None,
+def convert_weights(
+    config: str | Path,
+    ckpt: str | Path,
+    output: Path,
+    *,
+    vae_ckpt: str | Path | None = None,
     dtype: torch.dtype | None = None,
+    keep: Literal["ema", "plain", "both"] = "ema",
 ) -> None:
-    """Write named tensors to a safetensors file; an existing one is replaced when the new one is complete.
+    """Write the weights of a model in another format: .safetensors, .ckpt, or a diffusers folder.
+
+    They are read as they are written, from the mapped file. A diffusers folder has no place for the noise
+    schedule itself, only for what it is computed from.
 
     Args:
-        state: name → tensor of any device and layout; tensors that share memory are written in full.
-        path: the file; its folder is made.
-        metadata: text to store beside the weights.
-        dtype: precision of floating-point weights. Single numbers and the noise schedule keep theirs.
+        config: YAML file of the model.
+        ckpt: its weights, in any format.
+        output: what to write; its suffix says in which format, none says a folder.
+        vae_ckpt: weights of the autoencoder, used in place of those in `ckpt`.
+        dtype: precision; None leaves every weight as it is.
+        keep: of a file with two copies of the UNet the moving average, the plain copy, or both of them with
+            everything else that the file has. Of a file with one copy, that one.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: a file cannot be read, does not fit the configuration, or cannot be written.
     """
-    path = Path(path)
-    tensors: dict[str, Tensor] = {}
-    written: set[int] = set()
-    for name, tensor in state.items():
-        tensor = tensor.detach()
-        if dtype and tensor.is_floating_point() and tensor.ndim and name not in SCHEDULE:
-            tensor = tensor.to(dtype)
-        tensor = tensor.cpu().contiguous()
-        if tensor.untyped_storage().data_ptr() in written:
-            tensor = tensor.clone()  # the format has no way to say that two names share numbers
-        written.add(tensor.untyped_storage().data_ptr())
-        tensors[name] = tensor
-    with replacing(path) as part:
-        part.touch()
-        mode = part.stat().st_mode  # what the user's umask says; save_file makes a file for its owner alone
-        try:
-            save_file(tensors, part, metadata={"format": "pt", **(metadata or {})})
-        except SafetensorError as error:
-            raise UserError(f"cannot write {path}: {error}") from error
-        part.chmod(mode)
+    weights = open_weights(ckpt)
+    vae = open_weights(vae_ckpt) if vae_ckpt else weights
+    model = _without_numbers(_for_inference(config))
+    state = {name: tensor for name, tensor in model.state_dict().items() if name in SCHEDULE}
+    state |= _read(model, weights, vae, ema_first=keep == "ema")
+    if keep == "both":
+        others = SCHEDULE.union(EMA_SETTINGS, (ema_name(name) for name in state if name.startswith("model.")))
+        names = (name for name in weights.shapes if name in others or _IGNORED.fullmatch(name))
+        state |= {name: weights.read(name) for name in names}
+    if output.suffix == ".safetensors":
+        save_safetensors(state, output, dtype=dtype)
+    elif output.suffix == ".ckpt":
+        state = {name: tensor.to(stored_dtype(name, tensor, dtype)) for name, tensor in state.items()}
+        with replacing(output) as part, part.open("wb") as file:
+            torch.save({"state_dict": state}, file)
+    else:
+        write_folder(output, model, state, _latent_size(read_config(config), model), dtype)
 
 
 def read_config(config: DictConfig | Mapping[str, Any] | str | Path) -> Any:
@@ -207,13 +205,43 @@ def _for_inference(config: DictConfig | Mapping[str, Any] | str | Path) -> DictC
     return model
 
 
+def _without_numbers(config: DictConfig) -> LatentDiffusion:
+    """Lay a model out on the meta device; its noise schedule alone has numbers."""
+    with torch.device("meta"):
+        model = instantiate_from_config(config)
+    model.register_schedule()
+    return model
+
+
+def _latent_size(config: DictConfig, model: LatentDiffusion) -> int:
+    """Return the height of the latents that a model is for, by the first that its configuration has of: the
+    size of its pictures, `image_size`, the size of its autoencoder's pictures."""
+    params = config.get("model", config).params
+    if size := OmegaConf.select(config, "data.params.validation.params.crop_res"):
+        return (size if isinstance(size, int) else size[0]) // model.first_stage_model.downsampling
+    resolution = params.first_stage_config.params.ddconfig.resolution
+    return params.get("image_size") or resolution // model.first_stage_model.downsampling
+
+
+def _read(
+    model: LatentDiffusion, weights: Weights, vae: Weights, *, ema_first: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield every weight of a model, by model name, as its file has it.
+
+    Raises:
+        UserError: a file does not fit the model.
+    """
+    _check_schedule(model, weights)
+    wanted = _shapes(model.state_dict(), skip=SCHEDULE)
+    for file, is_vae in ((weights, False), (vae, True)):
+        part = {name: shape for name, shape in wanted.items() if name.startswith(_VAE) == is_vae}
+        for name, stored in _locate(part, file, ema_first=ema_first).items():
+            yield name, file.read(stored)
+        _require_known(file, wanted)
+
+
 def _shapes(state: Mapping[str, Tensor], skip: Iterable[str] = ()) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items() if name not in skip}
-
-
-def _ema_name(name: str) -> str:
-    """Return under which name a file keeps the EMA copy of ``model.…``: published names lost their dots."""
-    return "model_ema." + name.removeprefix("model.").replace(".", "")
 
 
 def _has_ema(weights: Weights) -> bool:
@@ -223,7 +251,7 @@ def _has_ema(weights: Weights) -> bool:
 def _file_names(name: str) -> list[str]:
     """Return all names under which files store the weight of a model name, the published one first."""
     if name.startswith("model."):
-        return [name, _ema_name(name)]
+        return [name, ema_name(name)]
     if name.startswith("cond_stage_model.") and ".text_model." in name:
         return [name, name.replace(".text_model.", ".", 1)]  # transformers 5 dropped that level
     if name.startswith(_VAE):
@@ -248,7 +276,7 @@ def _locate(
     only_ema = ema_first and _has_ema(weights)
     located, missing, misfits = {}, [], []
     for name, shape in wanted.items():
-        names = [_ema_name(name)] if only_ema and name.startswith("model.") else _file_names(name)
+        names = [ema_name(name)] if only_ema and name.startswith("model.") else _file_names(name)
         stored = next((n for n in names if n in weights.shapes), None)
         if stored is None:
             missing.append(name)
@@ -273,7 +301,7 @@ def _locate(
 
 def _require_known(weights: Weights, wanted: Iterable[str]) -> None:
     """Raise `UserError` if a file holds a name that is neither wanted in any spelling nor to be ignored."""
-    known = SCHEDULE.union(_EMA_SETTINGS, *(_file_names(name) for name in wanted))
+    known = SCHEDULE.union(EMA_SETTINGS, *(_file_names(name) for name in wanted))
     unknown = [name for name in weights.shapes if name not in known and not _IGNORED.fullmatch(name)]
     if unknown:
         raise UserError(_misfit(weights.path, unknown, len(weights.shapes), "unknown to the model"))

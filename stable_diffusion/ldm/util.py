@@ -97,20 +97,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in names)
 
 
-def file_facts(path: str | Path | None) -> list[Any] | None:
-    """What tells a file of weights from another one without reading it: its name and size in bytes.
-
-    Raises:
-        UserError: it is not there.
-    """
-    if path is None:
-        return None
-    try:
-        return [Path(path).name, os.stat(path).st_size]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give the name of a file to write, which takes the place of `path` when the context ends well.
