@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ldm import animation, images
+from ldm.arguments import Parser, add_model_options, finite_number, whole_number
 from ldm.suggestions import draw_suggestions
 from ldm.util import UserError, run_main
 
@@ -40,11 +40,6 @@ If the picture changes too little, raise --cfg-text or lower --cfg-image; if it 
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help lists all options)")
-
-
 class _SamplerAction(argparse.Action):
     """Store the sampler's name; list all of them for ``help``."""
 
@@ -57,32 +52,6 @@ class _SamplerAction(argparse.Action):
             print("\n".join(sampler_names()))
             parser.exit()
         setattr(namespace, self.dest, value.removeprefix("sample_"))
-
-
-def whole_number(low: int, high: int) -> Any:
-    """Return an argparse type for whole numbers of `low` to `high`."""
-
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, got {text!r}")
-        return value
-
-    return convert
-
-
-def finite_number(text: str) -> float:
-    """Convert an argument to a float that is neither infinite nor NaN."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
-    return value
 
 
 def instruction_text(text: str) -> str:
@@ -100,14 +69,14 @@ def instruction_text(text: str) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all options, with defaults and units in its help."""
-    parser = _Parser(
+    parser = Parser(
         description="Edit a picture by written instructions (InstructPix2Pix).",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_picture_options(parser.add_argument_group("picture"))
     _add_sampling_options(parser.add_argument_group("guidance and sampling"))
-    _add_model_options(parser.add_argument_group("model"))
+    add_model_options(parser.add_argument_group("model"))
     return parser
 
 
@@ -189,33 +158,6 @@ def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
         choices=("model", "karras", "exponential"),
         default="model",
         help="how the noise falls: the model's own way or one of k-diffusion's (default: %(default)s)",
-    )
-
-
-def _add_model_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--config", metavar="FILE", help="configuration of the model (default: configs/generate.yaml)"
-    )
-    group.add_argument(
-        "--ckpt",
-        metavar="FILE",
-        help="weights, .ckpt or .safetensors (default: checkpoints/instruct-pix2pix-00-22000.ckpt; "
-        "without that file, the small embedded model)",
-    )
-    group.add_argument(
-        "--vae-ckpt", metavar="FILE", help="autoencoder weights to use instead (default: none)"
-    )
-    group.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
-        help="where to compute; auto takes a GPU if there is one (default: %(default)s)",
-    )
-    group.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "fp16", "bf16"),
-        default="auto",
-        help="number format of the model; auto is fp16 on CUDA, else fp32 (default: %(default)s)",
     )
 
 
@@ -307,6 +249,7 @@ def main() -> None:
     from tqdm import tqdm
 
     from ldm.editor import EMBEDDED_CONFIG, ImageEditor, check_sampling, find_model, read_defaults
+    from ldm.lora import apply_lora, parse_lora
 
     files = find_model(args.config, args.ckpt)
     if files.notice:
@@ -317,13 +260,17 @@ def main() -> None:
     check_sampling(args.sampler, chosen["steps"])
     avatars = files.config.resolve() == EMBEDDED_CONFIG
     edits = args.edit or draw_suggestions(avatars, SURPRISES, seed)
+    loras = [parse_lora(text) for text in args.lora]
     editor = ImageEditor.load(files.config, files.ckpt, args.vae_ckpt, args.device, args.precision)
+    for file, weight in loras:
+        apply_lora(editor.model, file, weight)
     settings = {
         **sampling,
         "edit": edits[0] if len(edits) == 1 else edits,
         "input": Path(args.input).name,
         "ckpt": files.ckpt.name,
         "vae_ckpt": args.vae_ckpt and Path(args.vae_ckpt).name,
+        **({"lora": [[file.name, weight] for file, weight in loras]} if loras else {}),
         "device": editor.device.type,
         "precision": editor.precision,
     }

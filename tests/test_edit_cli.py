@@ -323,9 +323,9 @@ def test_help_is_complete_and_imports_nothing_heavy():
     options = (
         "input output edit resolution cfg-text cfg-image steps seed sampler schedule config ckpt vae-ckpt"
     )
-    for option in (*options.split(), "device", "precision", "gif", "surprise-me"):
+    for option in (*options.split(), "device", "precision", "gif", "surprise-me", "lora"):
         assert f"--{option} " in output
-    assert output.count("default:") == 13
+    assert output.count("default:") == 14
 
 
 def test_editing_imports_only_torch(model_files: tuple[Path, Path], tmp_path: Path):

@@ -1,0 +1,109 @@
+"""edit_app.py as a process of its own, and the hands of a visitor, for tests that meet it as visitors do."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, expect
+
+from language_model_server import free_port
+
+ROOT = Path(__file__).parents[1]
+START = 90.0  # seconds
+DONE = 60_000.0  # milliseconds
+
+
+@dataclass
+class App:
+    """A running edit_app.py: its address, its temporary files, and what it printed."""
+
+    url: str
+    files: Path
+    output: Path
+    process: subprocess.Popen[bytes]
+
+
+@contextmanager
+def edit_app(folder: Path, *options: str) -> Iterator[App]:
+    """Run edit_app.py with the embedded model on a port of its own; ended as a service manager would."""
+    output, temporary = folder / "app.log", folder / "tmp"
+    temporary.mkdir()
+    command = [sys.executable, "edit_app.py", "--server-port", str(free_port()), "--device", "cpu"]
+    command += ["--config", "configs/avatars/edit.yaml", *options]
+    with open(output, "wb") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(temporary)}
+        )
+    try:
+        end = time.monotonic() + START
+        while not (line := re.search(r"serves at (\S+)", output.read_text())):
+            assert process.poll() is None and time.monotonic() < end, output.read_text()
+            time.sleep(0.1)
+        yield App(line.group(1), next(temporary.glob("edit_app_*")), output, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(START) == 0, output.read_text()
+        assert not list(temporary.glob("edit_app_*")), "temporary files were left"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def section(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=re.compile(f"^{name}"))
+
+
+def field(page: Page, label: str) -> Locator:
+    return page.get_by_label(label, exact=True).first
+
+
+def steps_of(page: Page) -> Locator:
+    return page.get_by_role("spinbutton", name=re.compile("Steps"))
+
+
+def load_example(page: Page) -> None:
+    button(page, "Load Example").click()
+    expect(page.locator(".picture img").first).to_be_visible()
+
+
+def upload(page: Page, path: Path) -> None:
+    page.locator("input[type=file]").first.set_input_files(path)
+
+
+@contextmanager
+def finishing(page: Page) -> Iterator[None]:
+    """Begin an edit in this context; it ends when the page shows the result."""
+    source = "document.querySelector('.results .picture img')?.src"
+    before = page.evaluate(source)
+    yield
+    page.wait_for_function(f"before => {source} && {source} !== before", arg=before, timeout=DONE)
+    expect(button(page, "Generate")).to_be_enabled()
+
+
+def generate(page: Page, instruction: str) -> None:
+    with finishing(page):
+        field(page, "Instruction").fill(instruction)
+        field(page, "Instruction").press("Enter")
+
+
+def edited(page: Page) -> Locator:
+    return page.locator(".results .picture img").first
+
+
+def downloaded(page: Page, path: Path) -> Path:
+    with page.expect_download() as download:
+        button(page, "Download PNG").click()
+    download.value.save_as(path)
+    return path
