@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 # Files that take longest. Two processes share the files of the suite; begun last, one would be left alone
 # with them.
-LONGEST = ("test_exact_training", "test_training", "test_overfit", "test_embedded_model", "test_generate_img")
+LONGEST = (
+    "test_exact_training",
+    "test_training",
+    "test_overfit",
+    "test_embedded_model",
+    "test_generate_img",
+    "test_edit_app",
+    "test_compute_metrics",
+    "test_benchmark_sets",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
