@@ -75,7 +75,8 @@ def steps_of(page: Page) -> Locator:
 
 def load_example(page: Page) -> None:
     button(page, "Load Example").click()
-    expect(page.locator(".picture img").first).to_be_visible()
+    # By its name: the picture that was there before is shown until the new one has come.
+    expect(page.locator(".picture img").first).to_have_attribute("src", re.compile("example-avatar"))
 
 
 def upload(page: Page, path: Path) -> None:

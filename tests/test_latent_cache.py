@@ -42,14 +42,15 @@ RESOLUTION = 64
 KILLED_AT_THIRD_FILE = """
 import os, signal, sys
 from dataset_creation import cache_latents
-from ldm import checkpoint
-save, files = checkpoint.save_file, []
-def save_file(tensors, file, **kwargs):
-    save(tensors, file, **kwargs)
+from ldm.training import cache_writer
+save, files = cache_writer.save_safetensors, []
+def save_safetensors(state, file, *args, **kwargs):
     files.append(file)
-    if len(files) == 3:
+    if len(files) == 3:  # what a kill while writing leaves
+        file.with_name(f".{file.name}.part").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
-checkpoint.save_file = save_file
+    save(state, file, *args, **kwargs)
+cache_writer.save_safetensors = save_safetensors
 cache_latents.main()
 """
 
