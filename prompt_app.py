@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import socket
 from collections.abc import AsyncIterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from dataset_creation.language_model import (
     add_model_options,
     model_arguments,
 )
+from ldm.app.serving import check_address, user_and_password
 from ldm.util import UserError, run_main
 
 if TYPE_CHECKING:
@@ -126,32 +126,6 @@ def read_captions(source: str | None) -> list[str]:
     if not texts:
         raise UserError(f"captions {source}: expected at least one, got none")
     return texts
-
-
-def user_and_password(text: str) -> tuple[str, str]:
-    """The two parts of --auth.
-
-    Raises:
-        UserError: one is missing; the message does not repeat them.
-    """
-    user, _, password = text.partition(":")
-    if not user or not password:
-        raise UserError("--auth: expected USER:PASSWORD, got one without a user or without a password")
-    return user, password
-
-
-def check_address(name: str, port: int | None) -> None:
-    """Raise `UserError` where nothing can be served there; Gradio would try for long and say little."""
-    if port is not None and not 1 <= port <= 65535:
-        raise UserError(f"--server-port: expected 1 to 65535, got {port}")
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(name, port or 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except (OSError, UnicodeError) as error:
-        where = name if port is None else f"{name}, port {port}"
-        raise UserError(f"cannot serve at {where}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from torch import Tensor
 from golden import read_golden, read_metadata
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from training_runs import Project
 
 # Files that take longest. Two processes share the files of the suite; begun last, one would be left alone
@@ -31,6 +34,11 @@ LONGEST = (
     "test_compute_metrics",
     "test_benchmark_sets",
 )
+
+CHROMIUM_OPTIONS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,3 +68,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project.prepare()
     yield project
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window."""
+    from playwright.sync_api import sync_playwright  # late: few files need it
+
+    program = shutil.which("chromium")
+    assert program, "expected the program chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
+        yield browser
+        browser.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import resource
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 import edit_app
 from app_server import (
@@ -37,10 +36,6 @@ from ldm.images import read_settings, save_image
 from ldm.util import run_main
 from small_model import sample_picture
 
-CHROMIUM_OPTIONS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 STEPS = 6
 QUEUE = 8
 MAX_PIXELS = 20_000_000
@@ -51,16 +46,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     options = ("--steps", str(STEPS), "--queue-size", str(QUEUE), "--max-pixels", str(MAX_PIXELS))
     with running_app(tmp_path_factory.mktemp("served"), *options) as app:
         yield app
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    assert program, "expected the program chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 import prompt_app
 from dataset_creation.instructions import EXAMPLES_FILE, EditPrompt, read_examples, validated
@@ -26,10 +25,6 @@ from ldm.util import run_main
 ROOT = Path(__file__).parents[1]
 KEY = "key-that-is-not-shown"
 OWN_CAPTIONS = [example.caption for example in read_examples(EXAMPLES_FILE)]
-CHROMIUM_OPTIONS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 START = 60.0  # seconds
 ANSWER = 60_000.0  # milliseconds
 
@@ -69,16 +64,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     folder = tmp_path_factory.mktemp("served")
     with language_model_server(folder / "model.log", KEY) as model_url, app(folder, model_url) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    assert program, "expected the program chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

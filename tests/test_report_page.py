@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from ldm.data.contact_sheet import GAP, TEXT_WIDTH
 from metrics.curves import make_curves, picture_file, setting_key
@@ -19,7 +19,6 @@ from metrics.figure import draw
 from metrics.report_page import write_report
 from metrics.scale_sheet import CELL, HEADING, scale_sheet
 from test_plot_metrics import SETTINGS, edit, sdedit
-from test_prompt_app import CHROMIUM_OPTIONS
 
 PAIRS = sorted((Path(__file__).parent / "data/avatars_held_out").glob("*/*_0.jpg"))
 SCRIPT = "<script>document.title = 'taken'</script><img src=http://127.0.0.1:9/a.png> & \ud800"
@@ -54,16 +53,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scale_sheet(folder, rows).save(folder / "sheet.jpg")
     settings = SETTINGS | {"name": "<i>ours</i>", "vae_ckpt": None, "scales_image": list(SCALES)}
     return write_report(folder, settings, rows, folder / "plot.png", folder / "sheet.jpg")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    assert program, "expected the program chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=[1280, 390])

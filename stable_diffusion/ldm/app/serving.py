@@ -1,4 +1,4 @@
-"""Serving a Gradio page: its command line options, where it can be served, and what it must not do."""
+"""Serving a Gradio page: who may see it, where it can be served, and what it must not do."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def user_and_password(text: str) -> tuple[str, str]:
 
 def check_address(name: str, port: int | None) -> None:
     """Raise `UserError` where nothing can be served there; Gradio would try for long and say little."""
+    if port is not None and not 1 <= port <= 65535:
+        raise UserError(f"--server-port: expected 1 to 65535, got {port}")
     try:
         family, kind, _, _, address = socket.getaddrinfo(name, port or 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
