@@ -13,9 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from ldm.app.serving import check_address, forbid_fetching, user_and_password
+from ldm.app.serving import check_address, forbid_fetching, launch, user_and_password
 from ldm.app.texts import LANGUAGES, interface, language_script
-from ldm.arguments import Parser, add_model_options, whole_number
+from ldm.arguments import Parser, add_model_options, load_editor, whole_number
 from ldm.util import run_main
 
 if TYPE_CHECKING:
@@ -311,16 +311,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def serve(args: argparse.Namespace, auth: list[tuple[str, str]], folder: Path) -> None:
     """Load the model and serve the page, with all temporary files in `folder`."""
-    from ldm.editor import EMBEDDED_CONFIG, ImageEditor, find_model
-    from ldm.lora import apply_lora, parse_lora
+    from ldm.editor import EMBEDDED_CONFIG, find_model
 
     files = find_model(args.config, args.ckpt)
     if files.notice:
         print(files.notice, file=sys.stderr)
-    loras = [parse_lora(text) for text in args.lora]
-    editor = ImageEditor.load(files.config, files.ckpt, args.vae_ckpt, args.device, args.precision)
-    for file, weight in loras:
-        apply_lora(editor.model, file, weight)
+    editor, about = load_editor(args, files)
     avatars = files.config.resolve() == EMBEDDED_CONFIG
     chosen = {name: getattr(args, name) for name in ("resolution", "steps") if getattr(args, name)}
 
@@ -332,13 +328,6 @@ def serve(args: argparse.Namespace, auth: list[tuple[str, str]], folder: Path) -
     from ldm.app.uploads import MAX_BYTES
 
     forbid_fetching()
-    about = {
-        "ckpt": files.ckpt.name,
-        "vae_ckpt": args.vae_ckpt and Path(args.vae_ckpt).name,
-        **({"lora": [[file.name, weight] for file, weight in loras]} if loras else {}),
-        "device": editor.device.type,
-        "precision": editor.precision,
-    }
     actions = Actions(
         Engine(editor, avatars, args.queue_size),
         about,
@@ -349,24 +338,15 @@ def serve(args: argparse.Namespace, auth: list[tuple[str, str]], folder: Path) -
     )
     words = gr.I18n(**interface(actions.language, **about))
     page = build_page(actions, words)
-    # The file of Gradio's own font at weight 600 lacks most letters; that at 700 has them.
-    font = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))
-    _, address, link = page.launch(
-        server_name=args.server_name,
-        server_port=args.server_port,
-        share=args.share,
-        auth=auth or None,
+    address, link = launch(
+        page,
+        args,
+        auth,
+        STYLE,
         max_file_size=MAX_BYTES,
         max_threads=args.queue_size + SPARE_THREADS,  # Gradio runs no more events than that at once
         i18n=words,
-        theme=gr.themes.Default(font=(font, "system-ui", "sans-serif")),
-        css=STYLE,
         head=language_script(actions.language),
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        prevent_thread_lock=True,
-        quiet=True,
     )
     print(f"serves at {address}" + (f" and {link}" if args.share else ""), flush=True)
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldm import animation, images
-from ldm.arguments import Parser, add_model_options, finite_number, whole_number
+from ldm.arguments import Parser, add_model_options, finite_number, load_editor, whole_number
 from ldm.suggestions import draw_suggestions
 from ldm.util import UserError, run_main
 
@@ -248,8 +248,7 @@ def main() -> None:
 
     from tqdm import tqdm
 
-    from ldm.editor import EMBEDDED_CONFIG, ImageEditor, check_sampling, find_model, read_defaults
-    from ldm.lora import apply_lora, parse_lora
+    from ldm.editor import EMBEDDED_CONFIG, check_sampling, find_model, read_defaults
 
     files = find_model(args.config, args.ckpt)
     if files.notice:
@@ -260,19 +259,12 @@ def main() -> None:
     check_sampling(args.sampler, chosen["steps"])
     avatars = files.config.resolve() == EMBEDDED_CONFIG
     edits = args.edit or draw_suggestions(avatars, SURPRISES, seed)
-    loras = [parse_lora(text) for text in args.lora]
-    editor = ImageEditor.load(files.config, files.ckpt, args.vae_ckpt, args.device, args.precision)
-    for file, weight in loras:
-        apply_lora(editor.model, file, weight)
+    editor, about = load_editor(args, files)
     settings = {
         **sampling,
         "edit": edits[0] if len(edits) == 1 else edits,
         "input": Path(args.input).name,
-        "ckpt": files.ckpt.name,
-        "vae_ckpt": args.vae_ckpt and Path(args.vae_ckpt).name,
-        **({"lora": [[file.name, weight] for file, weight in loras]} if loras else {}),
-        "device": editor.device.type,
-        "precision": editor.precision,
+        **about,
     }
     print("settings:", json.dumps(settings))  # ASCII, which every terminal can show
     steps = chosen["steps"] * sum(bool(edit.strip()) for edit in edits)

@@ -23,7 +23,7 @@ from dataset_creation.language_model import (
     add_model_options,
     model_arguments,
 )
-from ldm.app.serving import check_address, user_and_password
+from ldm.app.serving import check_address, launch, user_and_password
 from ldm.util import UserError, run_main
 
 if TYPE_CHECKING:
@@ -165,24 +165,8 @@ def main() -> None:
     captions = read_captions(args.captions)
     check_address(args.server_name, args.server_port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio as gr
-
     page = build_page(model, captions)
-    # The file of Gradio's own font at weight 600 lacks most letters; that at 700 has them.
-    font = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))
-    _, address, _ = page.launch(
-        server_name=args.server_name,
-        server_port=args.server_port,
-        share=args.share,
-        auth=auth or None,
-        theme=gr.themes.Default(font=(font, "system-ui", "sans-serif")),
-        css=STYLE,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        prevent_thread_lock=True,
-        quiet=True,
-    )
+    address, _ = launch(page, args, auth, STYLE)
     print(f"serves at {address}", flush=True)
     page.block_thread()
 

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gradio_client import Client, handle_file
+from gradio_client.client import Job
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "stable_diffusion/ldm/app/examples/avatar_1.jpg"
@@ -71,13 +72,13 @@ class Load:
         self.memory: dict[int, float] = {}
         self._lock = threading.Lock()
 
-    def begin(self, client: Client, number: int):  # noqa: ANN201, gradio_client's Job
+    def begin(self, client: Client, number: int) -> Job:
         """Send one edit."""
         instruction = INSTRUCTIONS[number % len(INSTRUCTIONS)]
         picture = handle_file(str(PICTURE))
         return client.submit(picture, instruction, steps=self.steps, seed=number, api_name="/edit")
 
-    def finish(self, job) -> None:  # noqa: ANN001
+    def finish(self, job: Job) -> None:
         """Wait for it and count what came of it."""
         error = job.exception()
         outcome = "served" if error is None else "queue full" if FULL in str(error) else f"failed: {error}"

@@ -62,8 +62,8 @@ def write_checkpoint(path: Path, ema: bool) -> None:
     import torch
     from omegaconf import OmegaConf
 
-    from ldm.checkpoint import save_safetensors
     from ldm.util import instantiate_from_config
+    from ldm.weights_file import ema_name, save_safetensors
 
     config = OmegaConf.load(CONFIG).model
     config.params.use_ema = False
@@ -79,8 +79,7 @@ def write_checkpoint(path: Path, ema: bool) -> None:
         elif tensor.is_meta:  # a bias, or the scale of a normalisation
             state[name] = torch.full(tensor.shape, float(name.endswith("weight")))
     if ema:
-        averages = [name for name in state if name.startswith("model.")]
-        state |= {f"model_ema.{n.removeprefix('model.').replace('.', '')}": state[n] for n in averages}
+        state |= {ema_name(name): state[name] for name in [*state] if name.startswith("model.")}
     save_safetensors(state, path)
 
 

@@ -68,8 +68,8 @@ def prepare(work: Path, size: str, checkpointing: bool) -> None:
     from omegaconf import OmegaConf
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from ldm.checkpoint import save_safetensors
     from ldm.util import instantiate_from_config
+    from ldm.weights_file import save_safetensors
 
     torch.manual_seed(0)
     config = model_config(size, checkpointing)

@@ -13,13 +13,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from ldm.arguments import SD_CKPT, SD_CONFIG, SD_VAE_CKPT
 from ldm.util import UserError, run_main
-
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "stable_diffusion/configs/stable-diffusion/v1-inference.yaml"
-MODELS = "stable_diffusion/models/ldm/stable-diffusion-v1"
-CKPT = f"{MODELS}/v1-5-pruned-emaonly.ckpt"
-VAE_CKPT = f"{MODELS}/vae-ft-mse-840000-ema-pruned.ckpt"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -49,11 +44,13 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
         metavar="DATASET_DIR",
         help="instead of prompts: make the pairs of this dataset again, by its metadata, all of them",
     )
-    add("--ckpt", default=CKPT, metavar="FILE", help="the text-to-image model (default: %(default)s)")
-    add("--config", default=str(CONFIG), metavar="FILE", help="its configuration (default: that of SD 1.5)")
+    add("--ckpt", default=SD_CKPT, metavar="FILE", help="the text-to-image model (default: %(default)s)")
+    add(
+        "--config", default=str(SD_CONFIG), metavar="FILE", help="its configuration (default: that of SD 1.5)"
+    )
     add(
         "--vae-ckpt",
-        default=VAE_CKPT,
+        default=SD_VAE_CKPT,
         metavar="FILE",
         help="its autoencoder; none: the one in --ckpt (default: %(default)s)",
     )

@@ -22,7 +22,6 @@ from dataset_creation.prompt_file import NumberedPrompt
 from ldm.device import is_out_of_memory, load_for_sampling, memory_errors
 from ldm.sampling.samplers import DEFAULT
 from ldm.util import UserError
-from ldm.weights_file import open_weights
 
 NSFW = "nsfw"  # the reason why a sample was dropped, beside the thresholds' names
 # Of a sample in a step of denoising, by the size of the network's largest feature map: a generous guess.
@@ -122,9 +121,9 @@ class PairMaker:
     def __init__(self, options: MakerOptions) -> None:
         self.options = options
         with memory_errors("load the model"):
-            weights = open_weights(options.ckpt)
-            vae = open_weights(options.vae_ckpt) if options.vae_ckpt else weights
-            model = load_for_sampling(options.config, weights, vae, options.device, options.precision)
+            model = load_for_sampling(
+                options.config, options.ckpt, options.vae_ckpt, options.device, options.precision
+            )
             self.sampler = PairSampler(model, options.steps, options.resolution, options.sampler)
             self.clip = self.nsfw = None
             if options.needs_clip:

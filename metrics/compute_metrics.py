@@ -19,12 +19,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ldm.arguments import ROOT, SD_CKPT, SD_CONFIG
 from ldm.util import UserError, replacing, run_main
 
-ROOT = Path(__file__).resolve().parents[1]
-SD_CONFIG = ROOT / "stable_diffusion/configs/stable-diffusion/v1-inference.yaml"
-SD_MODELS = ROOT / "stable_diffusion/models/ldm/stable-diffusion-v1"
-SD_CKPT = SD_MODELS / "v1-5-pruned-emaonly.ckpt"
 SCALES_IMAGE = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SHEET_QUALITY = 88
@@ -156,7 +153,7 @@ def load_method(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     from metrics.edit_methods import Denoising, InstructPix2Pix, SDEdit, load_text_to_image
 
     if args.method == "sdedit":
-        config, ckpt = Path(args.config or SD_CONFIG), Path(args.ckpt or SD_CKPT)
+        config, ckpt = Path(args.config or SD_CONFIG), Path(args.ckpt or ROOT / SD_CKPT)
     else:
         config, ckpt, notice = find_model(args.config, args.ckpt)
         if notice:
@@ -229,11 +226,12 @@ def write_results(folder: Path, stem: str, settings: dict[str, Any], rows: list[
         )
     if found[0]["num_samples"] < 2:
         return  # nothing to draw a curve with
-    draw(make_curves(rows, settings["name"]), [folder / "plot.pdf", folder / "plot.png"])
+    curves = make_curves(rows, settings["name"])
+    draw(curves, [folder / "plot.pdf", folder / "plot.png"])
     sheet = folder / "sheet.jpg"
     with replacing(sheet) as part:
         scale_sheet(folder, rows).save(part, "JPEG", quality=SHEET_QUALITY)
-    print(f"wrote {write_report(folder, settings, rows, folder / 'plot.png', sheet)}")
+    print(f"wrote {write_report(folder, settings, rows, curves, folder / 'plot.png', sheet)}")
 
 
 def main() -> None:

@@ -13,12 +13,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ldm.device import DTYPES, load_for_sampling, memory_errors
+from ldm.device import DTYPES, load_for_sampling, memory_errors, precision_of
 from ldm.editor import ImageEditor, edit_batch
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.sampling.sdedit import sdedit_batch
 from ldm.util import UserError
-from ldm.weights_file import open_weights
 from metrics.eval_samples import EvalSample
 
 
@@ -86,7 +85,7 @@ class SDEdit:
         self.model, self.denoising = model, denoising
         weight = next(model.parameters())
         self.device = weight.device
-        self.precision = next(name for name, dtype in DTYPES.items() if dtype == weight.dtype)
+        self.precision = precision_of(weight)
 
     def edit(self, samples: Sequence[EvalSample], setting: Setting, seeds: Sequence[int]) -> Tensor:
         return sdedit_batch(
@@ -115,9 +114,7 @@ def load_text_to_image(
         UserError: files that do not fit, or an edit model.
     """
     with memory_errors("load the model"):
-        weights = open_weights(ckpt)
-        vae = open_weights(vae_ckpt) if vae_ckpt else weights
-        model = load_for_sampling(config, weights, vae, device, precision)
+        model = load_for_sampling(config, ckpt, vae_ckpt, device, precision)
     if model.model.conditioning_key != "crossattn":
         raise UserError(f"{config}: expected a text-to-image model, got an edit model")
     return model

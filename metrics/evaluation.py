@@ -62,16 +62,13 @@ class Evaluation:
         """
         done = {(row["sample"], setting_key(row)) for row in results.rows}
         names = {setting: setting_key(asdict(setting)) for setting in self.settings}
-        total = len(self.samples.numbers) * len(self.settings)
-        todo = [
-            (number, [s for s in self.settings if (number, names[s]) not in done])
-            for number in self.samples.numbers
-        ]
-        left = sum(len(missing) for _, missing in todo)
-        todo = [number for number, missing in todo if missing]
+        wanted = [(number, name) for number in self.samples.numbers for name in names.values()]
+        left = [edit for edit in wanted if edit not in done]
+        todo = list(dict.fromkeys(number for number, _ in left))
         batches = [todo[i : i + self.batch_size] for i in range(0, len(todo), self.batch_size)]
         gallery = Gallery(self.folder, set(sorted(self.samples.numbers)[:SAMPLES]), results.rows)
-        with tqdm(total=total, initial=total - left, desc="edits", unit="edit", smoothing=0.05) as bar:
+        there = len(wanted) - len(left)
+        with tqdm(total=len(wanted), initial=there, desc="edits", unit="edit", smoothing=0.05) as bar:
             for numbers in batches:
                 samples = [self.samples.read(number) for number in numbers]
                 for setting in self.settings:

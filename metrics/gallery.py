@@ -29,7 +29,8 @@ class Gallery:
 
     def __init__(self, folder: Path, first: Collection[int], rows: Sequence[Row]) -> None:
         self.folder, self.first = folder, first
-        self._best_and_worst = _chosen(rows)
+        self._best_and_worst: dict[tuple[int, str], Row] = {}  # by sample and `setting_key`
+        self._choose(rows)
 
     def add(self, samples: Sequence[EvalSample], edited: Tensor, rows: Sequence[Row]) -> None:
         """Keep of new edits what the report will show, and drop what that replaces.
@@ -39,9 +40,9 @@ class Gallery:
             edited: their edits, [B, 3, H, W] in [-1, 1] (clamped).
             rows: of these edits.
         """
-        before = shown(self._best_and_worst)
-        self._best_and_worst = _chosen([*self._best_and_worst, *rows])
-        now = shown(self._best_and_worst)
+        before = set(self._best_and_worst)
+        self._choose(rows)
+        now = self._best_and_worst.keys()
         for sample, picture, row in zip(samples, edited, rows, strict=True):
             key = setting_key(row)
             if sample.number in self.first or (sample.number, key) in now:
@@ -54,12 +55,11 @@ class Gallery:
             if number not in needed:
                 picture_file(self.folder, number).unlink(missing_ok=True)
 
+    def _choose(self, rows: Sequence[Row]) -> None:
+        """Take the best and worst edits of those so far and these."""
+        known = self._best_and_worst | {(row["sample"], setting_key(row)): row for row in rows}
+        self._best_and_worst = {edit: known[edit] for edit in shown(known.values())}
+
     def _save(self, number: int, key: str, pixels: Tensor) -> None:
         with replacing(picture_file(self.folder, number, key)) as part:
             to_image(pixels).save(part, "JPEG", quality=JPEG_QUALITY)
-
-
-def _chosen(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the best and worst edits."""
-    names = shown(rows)
-    return [row for row in rows if (row["sample"], setting_key(row)) in names]

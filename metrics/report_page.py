@@ -17,7 +17,6 @@ from metrics.curves import (
     Curve,
     Row,
     decimal,
-    make_curves,
     picture_file,
     ranked,
     setting_key,
@@ -69,7 +68,12 @@ figcaption { font-size: 0.8rem; }
 
 
 def write_report(
-    folder: Path, settings: Mapping[str, Any], rows: Sequence[Row], plot_png: Path, sheet: Path
+    folder: Path,
+    settings: Mapping[str, Any],
+    rows: Sequence[Row],
+    curves: Sequence[Curve],
+    plot_png: Path,
+    sheet: Path,
 ) -> Path:
     """Write ``report.html`` into the folder of a run.
 
@@ -77,14 +81,14 @@ def write_report(
         folder: of the run. The best and the worst edits are those among the rows with pictures there.
         settings: of the run, all of which are shown.
         rows: all of the run's.
-        plot_png: picture of its curves.
+        curves: of these rows.
+        plot_png: picture of the curves.
         sheet: picture of `metrics.scale_sheet.scale_sheet`.
 
     Raises:
-        UserError: it cannot be written, or there are too few rows.
+        UserError: it cannot be written.
     """
     name = str(settings["name"])
-    curves = make_curves(rows, name)
     there = {file.name for file in (folder / "pictures").glob("*.jpg")}
     best, worst = ranked(row for row in rows if {file.name for file in _pictures(folder, row)} <= there)
     plot = f'<div class="drawn plot">{_image(plot_png, "The curves of this run")}</div>'

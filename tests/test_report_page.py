@@ -49,10 +49,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run & 100 % of it"
     rows = rows_of(12)
     save_pictures(folder, [row for row in rows if row["sample"] != WITHOUT])
-    draw(make_curves(rows, "<i>ours</i>"), [folder / "plot.png"])
+    curves = make_curves(rows, "<i>ours</i>")
+    draw(curves, [folder / "plot.png"])
     scale_sheet(folder, rows).save(folder / "sheet.jpg")
     settings = SETTINGS | {"name": "<i>ours</i>", "vae_ckpt": None, "scales_image": list(SCALES)}
-    return write_report(folder, settings, rows, folder / "plot.png", folder / "sheet.jpg")
+    return write_report(folder, settings, rows, curves, folder / "plot.png", folder / "sheet.jpg")
 
 
 @pytest.fixture(params=[1280, 390])
@@ -124,11 +125,12 @@ def test_colours_follow_the_browser(browser: Browser, report: Path) -> None:
 
 def test_a_run_without_pictures_has_a_report(tmp_path: Path) -> None:
     rows = [sdedit(sample, strength, 0.1) for sample in range(2) for strength in (0.3, 0.5)]
+    curves = make_curves(rows, SETTINGS["name"])
     Image.new("RGB", (8, 8)).save(tmp_path / "any.png")
-    report = write_report(tmp_path, SETTINGS, rows, tmp_path / "any.png", tmp_path / "any.png")
+    report = write_report(tmp_path, SETTINGS, rows, curves, tmp_path / "any.png", tmp_path / "any.png")
     text = report.read_text()
     assert text.count("No pictures were kept.") == 2 and '<th scope="col">strength</th>' in text
-    again = write_report(tmp_path, SETTINGS, rows, tmp_path / "any.png", tmp_path / "any.png")
+    again = write_report(tmp_path, SETTINGS, rows, curves, tmp_path / "any.png", tmp_path / "any.png")
     assert again.read_text() == text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["any.png", "report.html"]
 

@@ -21,10 +21,10 @@ from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ldm.checkpoint import save_safetensors
 from ldm.data.formats import SHARES, Example, pair_paths, read_examples, read_picture, read_prompt
 from ldm.training.stream import derived_seed
 from ldm.util import UserError, replacing, run_main
+from ldm.weights_file import save_safetensors
 from metrics.clip_similarity import Tokenizer, build_network
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/avatars/clip.json"

@@ -1,4 +1,4 @@
-"""What the command lines that edit pictures share: number types, options of the model, errors in one line.
+"""What command lines share: number types, options and files of models, errors in one line.
 
 Nothing here takes time to import.
 """
@@ -8,9 +8,19 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from ldm.editor import ImageEditor, ModelFiles
+
+ROOT = Path(__file__).resolve().parents[2]
+# Stable Diffusion 1.5 as published; below ROOT, where scripts/download_pretrained_sd.sh puts its weights.
+SD_CONFIG = ROOT / "stable_diffusion/configs/stable-diffusion/v1-inference.yaml"
+SD_CKPT = "stable_diffusion/models/ldm/stable-diffusion-v1/v1-5-pruned-emaonly.ckpt"
+SD_VAE_CKPT = "stable_diffusion/models/ldm/stable-diffusion-v1/vae-ft-mse-840000-ema-pruned.ckpt"
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,7 +57,7 @@ def finite_number(text: str) -> float:
 
 
 def add_model_options(group: argparse._ArgumentGroup) -> None:
-    """Options that `ldm.editor.find_model` and `ImageEditor.load` take."""
+    """Options for `ldm.editor.find_model` and `load_editor`."""
     add = group.add_argument
     add("--config", metavar="FILE", help="configuration of the model (default: configs/generate.yaml)")
     add(
@@ -77,3 +87,29 @@ def add_model_options(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="number format of the model; auto is fp16 on CUDA, else fp32 (default: %(default)s)",
     )
+
+
+def load_editor(args: argparse.Namespace, files: ModelFiles) -> tuple[ImageEditor, dict[str, Any]]:
+    """The model that `add_model_options` asks for, and what the settings in a picture say of it.
+
+    Args:
+        files: of the model, by `find_model`.
+
+    Raises:
+        UserError: as `ImageEditor.load`, or a LoRA that cannot be read or does not fit.
+    """
+    from ldm.editor import ImageEditor
+    from ldm.lora import apply_lora, parse_lora
+
+    loras = [parse_lora(text) for text in args.lora]  # a mistake in them is told before the model is loaded
+    editor = ImageEditor.load(files.config, files.ckpt, args.vae_ckpt, args.device, args.precision)
+    for file, weight in loras:
+        apply_lora(editor.model, file, weight)
+    about = {
+        "ckpt": files.ckpt.name,
+        "vae_ckpt": args.vae_ckpt and Path(args.vae_ckpt).name,
+        **({"lora": [[file.name, weight] for file, weight in loras]} if loras else {}),
+        "device": editor.device.type,
+        "precision": editor.precision,
+    }
+    return editor, about

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ldm.checkpoint import load_model
 from ldm.models.diffusion.ddpm import LatentDiffusion
@@ -17,14 +18,17 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def load_for_sampling(
-    config: str | Path, weights: Weights, vae: Weights, device: str = "auto", precision: str = "auto"
+    config: str | Path,
+    ckpt: str | Path | Weights,
+    vae_ckpt: str | Path | Weights | None = None,
+    device: str = "auto",
+    precision: str = "auto",
 ) -> LatentDiffusion:
     """A model ready to sample, its memory laid out as suits the device.
 
     Args:
         config: YAML file of the model.
-        weights: of the model.
-        vae: of its autoencoder; `weights` themselves where that is in them.
+        ckpt, vae_ckpt: as of `load_model`.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "mps", or any name torch knows.
         precision: "auto" (fp16 on CUDA, else fp32), "fp32", "fp16" or "bf16".
 
@@ -33,7 +37,7 @@ def load_for_sampling(
     """
     place = choose_device(device)
     dtype = DTYPES[choose_precision(precision, place)]
-    model = load_model(config, weights, vae_ckpt=vae, device=place, dtype=dtype)
+    model = load_model(config, ckpt, vae_ckpt=vae_ckpt, device=place, dtype=dtype)
     if place.type == "cpu":  # where a copy in another layout would not pay
         keep_freed_memory()
     else:
@@ -71,6 +75,11 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name not in DTYPES:
         raise UserError(f"expected precision auto, {', '.join(DTYPES)}, got {name!r}")
     return name
+
+
+def precision_of(weight: Tensor) -> str:
+    """The key of `DTYPES` that a weight is stored as."""
+    return next(name for name, dtype in DTYPES.items() if dtype == weight.dtype)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,7 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.checkpoint import read_config
-from ldm.device import DTYPES, choose_device, choose_precision, load_for_sampling, memory_errors
+from ldm.device import (
+    DTYPES,
+    choose_device,
+    choose_precision,
+    load_for_sampling,
+    memory_errors,
+    precision_of,
+)
 from ldm.images import fit_to_model, to_image, to_rgb, to_tensor
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.sampling.guidance import EditDenoiser
@@ -22,7 +29,7 @@ from ldm.sampling.noise import ExampleNoise
 from ldm.sampling.samplers import DEFAULT, Callback, sample, sample_euler_ancestral, sampler_names
 from ldm.sampling.schedule import model_sigmas, schedule_sigmas
 from ldm.util import UserError, reject_unknown
-from ldm.weights_file import Weights, open_weights
+from ldm.weights_file import Weights, either_suffix, open_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/generate.yaml"
@@ -93,8 +100,7 @@ def find_model(config: str | Path | None = None, ckpt: str | Path | None = None)
         return ModelFiles(Path(config or CONFIG), Path(ckpt))
     if config is not None and Path(config).resolve() == EMBEDDED_CONFIG:
         return ModelFiles(EMBEDDED_CONFIG, EMBEDDED)
-    safetensors = PUBLISHED.with_suffix(".safetensors")
-    published = safetensors if safetensors.is_file() and not PUBLISHED.is_file() else PUBLISHED
+    published = either_suffix(PUBLISHED)
     if config is None and not published.is_file() and EMBEDDED.is_file():
         return ModelFiles(EMBEDDED_CONFIG, EMBEDDED, EMBEDDED_NOTICE)
     return ModelFiles(Path(config or CONFIG), published)
@@ -125,7 +131,7 @@ class ImageEditor:
         self._files = files  # whose numbers the model may still be a view of
         weight = next(model.parameters())
         self.device = weight.device
-        self.precision = next(name for name, dtype in DTYPES.items() if dtype == weight.dtype)
+        self.precision = precision_of(weight)
 
     @classmethod
     def load(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import socket
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 
 def user_and_password(text: str) -> tuple[str, str]:
@@ -32,6 +36,38 @@ def check_address(name: str, port: int | None) -> None:
     except (OSError, UnicodeError) as error:
         where = name if port is None else f"{name}, port {port}"
         raise UserError(f"cannot serve at {where}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def launch(
+    page: gr.Blocks, args: argparse.Namespace, auth: list[tuple[str, str]], style: str, **options: Any
+) -> tuple[str, str | None]:
+    """Serve a page in the background; its address here, and its public one with --share.
+
+    Args:
+        args: server_name, server_port and share.
+        auth: of `user_and_password`; empty for a page that is open to all.
+        style: CSS.
+        options: more of Gradio's.
+    """
+    import gradio as gr
+
+    # The file of Gradio's own font at weight 600 lacks most letters; that at 700 has them.
+    font = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))
+    _, address, link = page.launch(
+        server_name=args.server_name,
+        server_port=args.server_port,
+        share=args.share,
+        auth=auth or None,
+        theme=gr.themes.Default(font=(font, "system-ui", "sans-serif")),
+        css=style,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        **options,
+    )
+    return address, link
 
 
 def forbid_fetching() -> None:

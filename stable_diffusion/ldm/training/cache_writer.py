@@ -22,7 +22,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ldm.checkpoint import save_safetensors
 from ldm.data.formats import pair_paths, read_examples, read_picture, read_prompt
 from ldm.images import to_tensor
 from ldm.models.autoencoder import AutoencoderKL
@@ -38,6 +37,7 @@ from ldm.training.latent_cache import (
     weights_hash,
 )
 from ldm.util import UserError
+from ldm.weights_file import save_safetensors
 
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 
