@@ -226,12 +226,24 @@ def memory(process: int, kind: str) -> float:
     return int(re.search(rf"{kind}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())[1]) / 1024
 
 
+def fill_resolution(page: Page, pixels: int) -> None:
+    """Until it stays: a section that has just been opened may set its fields once more."""
+    number = page.get_by_role("spinbutton", name=re.compile("Resolution"))
+    slider = page.get_by_role("slider", name=re.compile("Resolution"))
+    for _ in range(20):
+        number.fill(str(pixels))
+        page.wait_for_timeout(200)
+        if number.input_value() == slider.input_value() == str(pixels):
+            return
+    raise AssertionError(f"the resolution does not stay at {pixels}")
+
+
 def test_too_little_memory_is_told_and_the_server_stays_well(page: Page, served: App) -> None:
     load_example(page)
     process = served.process.pid
     room = int((memory(process, "VmSize") + 50) * 2**20)
     section(page, "More settings").click()
-    page.get_by_role("spinbutton", name=re.compile("Resolution")).fill("512")
+    fill_resolution(page, 512)
     unlimited = resource.prlimit(process, resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
     try:
         button(page, "Generate").click()
@@ -240,7 +252,7 @@ def test_too_little_memory_is_told_and_the_server_stays_well(page: Page, served:
         )
     finally:
         resource.prlimit(process, resource.RLIMIT_AS, unlimited)
-    page.get_by_role("spinbutton", name=re.compile("Resolution")).fill("64")
+    fill_resolution(page, 64)
     generate(page, "add sunglasses")
     expect(page.locator(".problem")).to_have_count(0)
 

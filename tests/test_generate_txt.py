@@ -205,7 +205,7 @@ def test_a_key_that_the_server_repeats_is_not_shown(
     with serving(end=error, end_after=2) as server:
         run = TripleRun(tmp_path, server, plain_captions(30))
         caplog.set_level("DEBUG")
-        assert run.call("--moderation", "off", "--give-up-after", 0, "--concurrency", 2) == 2
+        assert run.call("--moderation", "off", "--give-up-after", 0, "--concurrency", 1) == 2
     line = error_line(capsys)
     assert "Incorrect API key: <key>" in line and KEY not in line
     assert "HTTP Request" in caplog.text and KEY not in caplog.text

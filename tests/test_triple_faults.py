@@ -169,7 +169,8 @@ def test_errors_for_long_end_the_run_and_it_goes_on_later(tmp_path: Path, capsys
         assert run.call("--give-up-after", 0.3, "--concurrency", 4) == 2
         assert message in (line := last_line(capsys)) and line.startswith("error: ") and server.url in line
         assert_sound(run)
-        assert 0 < len(run.triples()) + len(run.rejected()) <= 20
+        # Of four at once three may have been let through beside the twentieth.
+        assert 0 < len(run.triples()) + len(run.rejected()) <= 20 + 3
         kept = set(run.triples())
         server.end = None
         assert run.call() == 0
