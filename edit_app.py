@@ -13,9 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from ldm.app.serving import check_address, forbid_fetching, launch, user_and_password
+from ldm.app.serving import add_page_options, check_address, forbid_fetching, launch, user_and_password
 from ldm.app.texts import LANGUAGES, interface, language_script
-from ldm.arguments import Parser, add_model_options, load_editor, whole_number
+from ldm.arguments import Parser, add_model_options, add_safety_option, load_editor, whole_number
 from ldm.util import run_main
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def build_page(actions: Actions, words: gr.I18n) -> gr.Blocks:
         gr.HTML(words("about"), elem_classes="model")
         if avatars:
             gr.HTML(words("embedded"), elem_classes="model")
+        if actions.store.checker:
+            gr.HTML(words("checked"), elem_classes="model")
         add_pictures(parts, words, avatars)
         add_settings(parts, words, actions.defaults)
         with gr.Accordion(words("history"), visible=False) as parts.history_box:
@@ -127,6 +129,7 @@ def add_pictures(parts: SimpleNamespace, words: gr.I18n, avatars: bool) -> None:
                         elem_classes="picture",
                         buttons=[],
                     )
+            parts.warning = gr.HTML()
             with gr.Row():
                 parts.again = gr.Button(words("again"), min_width=120)
                 parts.download = gr.DownloadButton(words("download"), interactive=False, min_width=120)
@@ -232,28 +235,9 @@ def add_endpoint(actions: Actions) -> None:
 def make_parser() -> argparse.ArgumentParser:
     """All options, with defaults and units in their help."""
     parser = Parser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument_group("page").add_argument
-    add(
-        "--server-name",
-        default="127.0.0.1",
-        metavar="HOST",
-        help="address to serve at; 0.0.0.0 for all of this machine's (default: %(default)s)",
-    )
-    add(
-        "--server-port",
-        type=whole_number(1, 65535),
-        metavar="PORT",
-        help="default: the first free one from 7860",
-    )
-    add("--share", action="store_true", help="also by a public link, through Gradio's servers (default: no)")
-    add(
-        "--auth",
-        action="append",
-        default=[],
-        metavar="USER:PASSWORD",
-        help="asked for before the page is shown; may be given several times (default: open to all)",
-    )
-    add(
+    page = parser.add_argument_group("page")
+    add_page_options(page)
+    page.add_argument(
         "--language",
         choices=("auto", *LANGUAGES),
         default="auto",
@@ -265,30 +249,32 @@ def make_parser() -> argparse.ArgumentParser:
         type=whole_number(1, 1000),
         default=32,
         metavar="EDITS",
-        help="edits that may wait; more are refused (default: %(default)s)",
+        help="that may wait, 1 to 1000; more are refused (default: %(default)s)",
     )
     add(
         "--max-pixels",
         type=whole_number(4096, 178_000_000),
         default=50_000_000,
         metavar="PIXELS",
-        help="of a picture that is sent, width times height (default: %(default)s); "
-        "its file has at most 32 MB",
+        help="of a picture that is sent, width times height, 4096 to 178000000; its file has at most 32 MB "
+        "(default: %(default)s)",
     )
     add = parser.add_argument_group("edits").add_argument
     add(
         "--resolution",
         type=whole_number(64, 2048),
         metavar="PIXELS",
-        help="about the longer side of a result, to start with (default: the model's own, 512 for the "
-        "published one)",
+        help="about the longer side of a result, to start with, 64 to 2048 "
+        "(default: the model's own, 512 for the published one, 64 for the embedded one)",
     )
     add(
         "--steps",
         type=whole_number(1, 1000),
-        help="denoising steps to start with (default: the model's own, 100 for the published one)",
+        help="denoising steps to start with, 1 to 1000 "
+        "(default: the model's own, 100 for the published one, 50 for the embedded one)",
     )
     add_model_options(parser.add_argument_group("model"))
+    add_safety_option(parser.add_argument_group("safety"))
     return parser
 
 
@@ -311,6 +297,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def serve(args: argparse.Namespace, auth: list[tuple[str, str]], folder: Path) -> None:
     """Load the model and serve the page, with all temporary files in `folder`."""
+    from ldm.safety import SafetyChecker
+
+    checker = SafetyChecker() if args.safety_checker else None  # what it misses is told before all else
+
     from ldm.editor import EMBEDDED_CONFIG, find_model
 
     files = find_model(args.config, args.ckpt)
@@ -325,14 +315,14 @@ def serve(args: argparse.Namespace, auth: list[tuple[str, str]], folder: Path) -
     from ldm.app.actions import Actions
     from ldm.app.engine import Engine
     from ldm.app.markup import STYLE
+    from ldm.app.records import Records
     from ldm.app.uploads import MAX_BYTES
 
     forbid_fetching()
     actions = Actions(
-        Engine(editor, avatars, args.queue_size),
-        about,
+        Engine(editor, avatars, args.queue_size, blur=args.safety_checker),
+        Records(folder, about, checker),
         replace(editor.defaults, **chosen),
-        folder,
         args.max_pixels,
         None if args.language == "auto" else args.language,
     )

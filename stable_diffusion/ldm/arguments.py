@@ -59,14 +59,18 @@ def finite_number(text: str) -> float:
 def add_model_options(group: argparse._ArgumentGroup) -> None:
     """Options for `ldm.editor.find_model` and `load_editor`."""
     add = group.add_argument
-    add("--config", metavar="FILE", help="configuration of the model (default: configs/generate.yaml)")
+    add(
+        "--config",
+        metavar="FILE",
+        help="YAML file of the model (default: configs/generate.yaml, or the embedded model's own)",
+    )
     add(
         "--ckpt",
         metavar="FILE",
         help="weights: .ckpt, .safetensors, a diffusers folder, or its name on the hub (default: "
         "checkpoints/instruct-pix2pix-00-22000.ckpt; without that file, the small embedded model)",
     )
-    add("--vae-ckpt", metavar="FILE", help="autoencoder weights to use instead (default: none)")
+    add("--vae-ckpt", metavar="FILE", help="autoencoder weights to use instead (default: those in --ckpt)")
     add(
         "--lora",
         action="append",
@@ -86,6 +90,19 @@ def add_model_options(group: argparse._ArgumentGroup) -> None:
         choices=("auto", "fp32", "fp16", "bf16"),
         default="auto",
         help="number format of the model; auto is fp16 on CUDA, else fp32 (default: %(default)s)",
+    )
+
+
+def add_safety_option(group: argparse._ArgumentGroup) -> None:
+    """Whether results go through `ldm.safety.SafetyChecker`."""
+    from ldm.safety import BLUR_OVER
+
+    group.add_argument(
+        "--safety-checker",
+        action="store_true",
+        help="blur and name results that the network Open-NSFW takes for pornographic, by a score over "
+        f"{BLUR_OVER} on its scale of 0 to 1; it knows no other harm and errs both ways, and inputs are not "
+        "checked; needs pip install -e '.[nsfw]' (default: off)",
     )
 
 

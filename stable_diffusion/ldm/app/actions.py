@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import random
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -22,6 +20,7 @@ from PIL import Image
 from ldm.animation import save_animation
 from ldm.app.engine import Edit, Engine, Job
 from ldm.app.markup import bar, live, note, problem
+from ldm.app.records import Record, Records
 from ldm.app.settings import (
     Settings,
     checked,
@@ -35,6 +34,7 @@ from ldm.app.texts import Problem, explain, preferred, say
 from ldm.app.uploads import open_upload, settings_in_upload, uploaded_path
 from ldm.editor import ROOT, Defaults
 from ldm.images import fit_to_model, open_image, save_image
+from ldm.safety import in_settings
 from ldm.suggestions import draw_suggestions
 from ldm.util import UserError, one_line
 
@@ -54,14 +54,6 @@ FIX, RANDOMIZE = "fix", "randomize"
 SETTINGS = tuple(Settings.__annotations__)
 
 Values = dict[Any, Any]  # of components
-
-
-class Record(NamedTuple):
-    """An edit that was made: files of the result and of the input at its size."""
-
-    path: str
-    before: str
-    instruction: str
 
 
 class Run:
@@ -87,9 +79,8 @@ class Actions:
 
     Args:
         engine: does the edits.
-        about: names of the model's files, device and precision, for the settings in pictures.
+        store: makes files of them.
         defaults: what the page starts with.
-        folder: of the temporary files, the only ones that are served.
         max_pixels: of an upload.
         language: of all visitors; None goes by their browsers.
     """
@@ -97,16 +88,14 @@ class Actions:
     def __init__(
         self,
         engine: Engine,
-        about: dict[str, str | None],
+        store: Records,
         defaults: Defaults,
-        folder: Path,
         max_pixels: int,
         language: str | None,
     ) -> None:
         self.engine = engine
-        self.about = about
+        self.store = store
         self.defaults = defaults
-        self.folder = folder
         self.examples = AVATAR_EXAMPLES if engine.avatars else PHOTO_EXAMPLES
         self.max_pixels = max_pixels
         self.language = language
@@ -148,7 +137,8 @@ class Actions:
                     if jobs[0].ahead:
                         started = time.monotonic()
             if run.farewell is None:
-                records = await asyncio.to_thread(self._saved, image, jobs, settings, path, request)
+                made = (request.session_hash, image, jobs, settings, path)
+                records = await asyncio.to_thread(self.store.save, *made)
         except Exception as error:  # whatever it is, the page says so and its buttons work again
             yield self._refused(error, request)
             return
@@ -159,8 +149,8 @@ class Actions:
             return
         history = [*(records if jobs else ()), *data[parts.records]][:HISTORY]
         yield {
-            **self._shown(records[0]),
-            **self._listed(history),
+            **self._shown(records[0], language),
+            **self._listed(history, language),
             parts.message: "" if jobs else note(say(language, "empty")),
             **self._busy(False),
         }
@@ -192,10 +182,11 @@ class Actions:
             async with aclosing(self._jobs(fitted, settings, wishes)) as news:
                 async for jobs in news:  # noqa: B007
                     pass
-            record, *_ = await asyncio.to_thread(self._saved, fitted, jobs, settings, path, request)
+            made = (request.session_hash, fitted, jobs, settings, path)
+            record, *_ = await asyncio.to_thread(self.store.save, *made)
         except Exception as error:
             raise gr.Error(str(told(error)), print_exception=False) from None
-        return record.path, {**asdict(settings), "edit": instruction}
+        return record.path, {**asdict(settings), "edit": instruction, **in_settings(record.verdict)}
 
     async def _jobs(
         self, image: Image.Image, settings: Settings, wishes: Sequence[tuple[str, int]]
@@ -224,27 +215,12 @@ class Actions:
     def _fitted(self, path: str, resolution: int) -> Image.Image:
         return fit_to_model(open_upload(path, self.max_pixels), resolution)
 
-    def _saved(
-        self, image: Image.Image, jobs: list[Job], settings: Settings, path: str, request: gr.Request
-    ) -> list[Record]:
-        """Files of the results of all jobs and of their input, or of that alone where there are no jobs."""
-        folder = self._folder(request)
-        before = folder / f"input-{secrets.token_hex(8)}.png"
-        save_image(image, before)
-        records = []
-        for job in jobs:
-            edited = folder / f"edited-{job.edit.seed}-{secrets.token_hex(8)}.png"
-            made = {"seed": job.edit.seed, "edit": job.edit.instruction, "input": Path(path).name}
-            save_image(job.result, edited, {**asdict(settings), **made, **self.about})
-            records.append(Record(str(edited), str(before), job.edit.instruction))
-        return records or [Record(str(before), str(before), "")]
-
     # --- Pictures ------------------------------------------------------------------------------------------
 
     def load_example(self) -> Values:
         """Another of the examples."""
         path, instruction = random.choice(self.examples)
-        copy = self.folder / f"example-{path.stem}.png"
+        copy = self.store.folder / f"example-{path.stem}.png"
         if not copy.exists():
             save_image(open_image(path), copy)
         parts = self.parts
@@ -271,19 +247,22 @@ class Actions:
         record = data[parts.current]
         if record is None:
             return self._refused(Problem("no_result"), request)
-        chain = (*self._chain(data), (record.path, record.instruction))
+        chain = (*self._chain(data), (record.path, record.caption("en")))
+        texts = (say(language, "next", number=len(chain) - 1), record.warning(language))
         return {
             **self._fresh(),
             parts.input: record.path,
             parts.instruction: "",
             parts.chain: chain,
-            parts.message: note(say(language, "next", number=len(chain) - 1)),
+            parts.message: note(" ".join(filter(None, texts))),
         }
 
     def make_gif(self, data: Values, request: gr.Request) -> Values:
         """An animation of the chain of edits and the result that is shown."""
         parts, record = self.parts, data[self.parts.current]
-        frames = list(data[parts.chain]) if record is None else [*self._chain(data), record[::2]]
+        frames = list(data[parts.chain])
+        if record is not None:
+            frames = [*self._chain(data), (record.path, record.caption("en"))]
         try:
             if len(frames) < 2:
                 raise Problem("no_result")
@@ -292,16 +271,16 @@ class Actions:
             except UserError:
                 raise Problem("gone") from None
             same = [picture.resize(pictures[-1].size, Image.Resampling.LANCZOS) for picture in pictures]
-            path = self._folder(request) / f"edits-{secrets.token_hex(8)}.gif"
+            path = self.store.folder_of(request.session_hash) / f"edits-{secrets.token_hex(8)}.gif"
             save_animation(same, [caption for _, caption in frames], path)
         except UserError as error:
             return self._refused(error, request)
         return {parts.gif: gr.Image(str(path), visible=True), parts.message: ""}
 
-    def choose(self, data: Values, event: gr.SelectData) -> Values:
+    def choose(self, data: Values, event: gr.SelectData, request: gr.Request) -> Values:
         """Show a picture of the history."""
         record = data[self.parts.records][event.index]
-        return {**self._shown(record), self.parts.instruction: record.instruction}
+        return {**self._shown(record, self._language(request)), self.parts.instruction: record.instruction}
 
     def _chain(self, data: Values) -> tuple[tuple[str, str], ...]:
         """The pictures so far with their instructions, the input of the first edit at their head."""
@@ -326,14 +305,14 @@ class Actions:
             parts.input: None,
             parts.instruction: "",
             parts.chain: (),
-            **self._listed([]),
+            **self._listed([], self._language(request)),
             **self._busy(False),
         }
 
     def leave(self, request: gr.Request) -> None:
         """Stop a visitor's edits and remove the files that were made for them."""
         self._stop(request, "")
-        shutil.rmtree(self._folder(request), ignore_errors=True)
+        self.store.remove(request.session_hash)
 
     def _stop(self, request: gr.Request, farewell: str) -> None:
         if run := self._runs.get(request.session_hash):
@@ -343,28 +322,29 @@ class Actions:
         """No result and no message."""
         parts = self.parts
         return {
-            **{part: "" for part in (parts.live, parts.message)},
+            **{part: "" for part in (parts.live, parts.message, parts.warning)},
             **{part: None for part in (parts.edited, parts.compare, parts.current)},
             parts.download: gr.DownloadButton(value=None, interactive=False),
             parts.gif: gr.Image(None, visible=False),
         }
 
-    def _shown(self, record: Record) -> Values:
-        parts = self.parts
+    def _shown(self, record: Record, language: str) -> Values:
+        parts, warning = self.parts, record.warning(language)
         return {
             parts.live: "",
+            parts.warning: note(warning) if warning else "",
             parts.edited: record.path,
             parts.compare: (record.before, record.path),
             parts.download: gr.DownloadButton(value=record.path, interactive=True),
             parts.current: record,
         }
 
-    def _listed(self, records: list[Record]) -> Values:
+    def _listed(self, records: list[Record], language: str) -> Values:
         """The history, hidden while there is none."""
         parts = self.parts
         return {
             parts.records: records,
-            parts.history: [(record.path, record.instruction) for record in records],
+            parts.history: [(record.path, record.caption(language)) for record in records],
             parts.history_box: gr.Accordion(visible=bool(records)),
         }
 
@@ -379,10 +359,6 @@ class Actions:
 
     def _language(self, request: gr.Request) -> str:
         return self.language or preferred(request.headers.get("accept-language"))
-
-    def _folder(self, request: gr.Request) -> Path:
-        """Of the files that were made for a visitor; what names a session comes from outside."""
-        return self.folder / f"session-{hashlib.sha256(str(request.session_hash).encode()).hexdigest()[:24]}"
 
 
 def told(error: Exception) -> UserError:

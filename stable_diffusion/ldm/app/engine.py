@@ -18,6 +18,7 @@ from ldm.app.texts import Problem
 from ldm.device import DTYPES, is_out_of_memory
 from ldm.editor import ImageEditor, edit_batch
 from ldm.images import to_image, to_tensor
+from ldm.safety import blurred
 from ldm.util import UserError, one_line
 
 BATCH = 8  # edits at most
@@ -91,12 +92,14 @@ class Engine:
         editor: the loaded model.
         avatars: whether it is the embedded model.
         queue_size: edits that may wait.
+        blur: whether previews, which nobody checks, are blurred.
     """
 
-    def __init__(self, editor: ImageEditor, avatars: bool, queue_size: int) -> None:
+    def __init__(self, editor: ImageEditor, avatars: bool, queue_size: int, blur: bool = False) -> None:
         self.editor = editor
         self.avatars = avatars
         self.queue_size = queue_size
+        self.blur = blur
         self._show = Previewer(avatars, editor.device)
         self._waiting: list[Job] = []
         self._news = threading.Condition()
@@ -187,7 +190,7 @@ class Engine:
             if all(job.cancelled for job in batch):
                 raise Cancelled
             for job, preview in zip(batch, self._show(state["denoised"]), strict=True):
-                job.tell(step=state["i"] + 1, preview=preview)
+                job.tell(step=state["i"] + 1, preview=blurred(preview) if self.blur else preview)
 
         def scales(name: str) -> torch.Tensor:
             return torch.tensor([getattr(edit, name) for edit in edits], device=device)[:, None, None, None]

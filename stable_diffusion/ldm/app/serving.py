@@ -6,10 +6,36 @@ import argparse
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ldm.arguments import whole_number
 from ldm.util import UserError
 
 if TYPE_CHECKING:
     import gradio as gr
+
+
+def add_page_options(group: argparse._ArgumentGroup) -> None:
+    """Options for `check_address`, `user_and_password` and `launch`."""
+    add = group.add_argument
+    add(
+        "--server-name",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="address to serve at; 0.0.0.0 for all of this machine's (default: %(default)s)",
+    )
+    add(
+        "--server-port",
+        type=whole_number(1, 65535),
+        metavar="PORT",
+        help="port to serve at (default: the first free one from 7860)",
+    )
+    add("--share", action="store_true", help="also by a public link, through Gradio's servers (default: no)")
+    add(
+        "--auth",
+        action="append",
+        default=[],
+        metavar="USER:PASSWORD",
+        help="asked for before the page is shown; may be given several times (default: open to all)",
+    )
 
 
 def user_and_password(text: str) -> tuple[str, str]:
@@ -26,8 +52,6 @@ def user_and_password(text: str) -> tuple[str, str]:
 
 def check_address(name: str, port: int | None) -> None:
     """Raise `UserError` where nothing can be served there; Gradio would try for long and say little."""
-    if port is not None and not 1 <= port <= 65535:
-        raise UserError(f"--server-port: expected 1 to 65535, got {port}")
     try:
         family, kind, _, _, address = socket.getaddrinfo(name, port or 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:

@@ -21,6 +21,12 @@ INTERFACE = {  # key → (English, Japanese); fixed when the page is served
         "付属の小型モデルで動作中です。イラストのアバター専用で、64 px が最適です。"
         "写真の編集には <code>bash scripts/download_checkpoints.sh</code> で公開モデルを入手してください。",
     ),
+    "checked": (
+        "A safety checker blurs results that it takes for pornographic; it knows no other harm, and errs "
+        "both ways. The preview of a running edit is always blurred.",
+        "編集後の画像は自動チェックされ、性的と判定されたものにはぼかしがかかります。"
+        "それ以外の有害な内容は検出できず、判定には誤りもあります。途中経過は常にぼかして表示します。",
+    ),
     "instruction": ("Instruction", "編集の指示"),
     "photo_hint": ("such as: turn him into a cyborg", "英語で入力（例：turn him into a cyborg）"),
     "avatar_hint": ("such as: add sunglasses", "英語で入力（例：add sunglasses）"),
@@ -113,6 +119,13 @@ MESSAGES = {  # key → (English, Japanese); said when something happens
         "The edited image is now the input (edits so far: {number}).",
         "編集後の画像を入力にしました（これまでの編集：{number} 回）。",
     ),
+    "blurred": (
+        "Blurred: the safety checker takes this picture for pornographic (score {score}, over {limit}). "
+        "It may be wrong: try another seed or instruction.",
+        "性的な画像と自動判定されたため、ぼかしをかけました（スコア {score}、基準 {limit} 超）。"
+        "誤判定の可能性もあります。シード値や指示を変えてお試しください。",
+    ),
+    "blurred_mark": ("blurred: ", "ぼかし："),  # before an instruction
     "restored": ("Settings restored from this picture.", "この画像に保存されていた設定を復元しました。"),
     "no_picture": ("Choose an input image first.", "先に入力画像を選んでください。"),
     "no_result": ("Generate an edit first.", "先に画像を生成してください。"),
