@@ -253,8 +253,11 @@ def open_by_name(tmp_path: Path, *names: str, **environment: str) -> list[str]:
 
 
 def test_names_on_the_hub(models: dict[str, Model], folder: Path, tmp_path: Path) -> None:
-    """Of each part one file is fetched; later the cache does without a network."""
+    """Of each part one file is fetched, of other models the index; later the cache is enough."""
     shutil.copytree(folder, tmp_path / "hub/owner/edit")
+    index = json.loads((folder / "model_index.json").read_text()) | {"text_encoder_2": ["transformers", "X"]}
+    shutil.copytree(folder, tmp_path / "hub/owner/xl")
+    (tmp_path / "hub/owner/xl/model_index.json").write_text(json.dumps(index))
     shutil.copytree(folder / "vae", tmp_path / "hub/owner/vae")
     unused = (
         "edit/unet/diffusion_pytorch_model.bin",
@@ -270,11 +273,14 @@ def test_names_on_the_hub(models: dict[str, Model], folder: Path, tmp_path: Path
     alone = f"{sum(name.startswith('first_stage_model.') for name in state)} {total}"
     with hub(tmp_path / "hub") as (address, asked):
         variables = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
-        lines = open_by_name(tmp_path, "owner/edit", "owner/vae", "owner/none", "owner/x.ckpt", **variables)
+        names = ("owner/edit", "owner/vae", "owner/none", "owner/x.ckpt", "owner/xl")
+        lines = open_by_name(tmp_path, *names, **variables)
     assert lines[:2] == [whole, alone]
     assert lines[2].startswith("there is no file owner/none, and the hub gives none: ")
     assert lines[3] == "there is no file owner/x.ckpt" and not any("x.ckpt" in path for path in asked)
     assert not any(path.endswith(name.removeprefix("edit/")) for path in asked for name in unused)
+    assert lines[4].startswith("cannot read owner/xl: expected Stable Diffusion v1") and len(lines) == 5
+    assert {Path(path).name for path in asked if "owner/xl/resolve" in path} == {"model_index.json"}
     lines = open_by_name(tmp_path, "owner/edit", "owner/other", HF_HUB_OFFLINE="1")
     assert lines[0] == whole
     assert lines[1].startswith("there is no file owner/other, and the hub gives none: ")

@@ -291,7 +291,9 @@ def _locate(
         if not (is_first and given[:1] + given[2:] == shape[:1] + shape[2:]):
             misfits.append(f"{stored}: expected {list(shape)}, got {list(given)}")
     if missing:
-        is_vae = missing[0].startswith("model.") and "decoder.conv_in.weight" in weights.shapes
+        is_vae = missing[0].startswith("model.") and (
+            "decoder.conv_in.weight" in weights.shapes or all(n.startswith(_VAE) for n in weights.shapes)
+        )
         what = "missing (it is an autoencoder, for --vae-ckpt)" if is_vae else "missing"
         raise UserError(_misfit(weights.path, missing, len(wanted), what))
     if misfits:

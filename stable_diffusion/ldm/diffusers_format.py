@@ -31,6 +31,8 @@ FILES = {
     "vae": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
     "text_encoder": ("model.safetensors", "pytorch_model.bin"),
 }
+# What a folder calls the network of each part.
+CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
 PLAIN = ".non_ema"
 PIPELINES = {"hybrid": "StableDiffusionInstructPix2PixPipeline", "crossattn": "StableDiffusionPipeline"}
 
@@ -39,7 +41,7 @@ class DiffusersWeights:
     """The weights of a diffusers folder, or of one that is an autoencoder alone. See `Weights`.
 
     Raises:
-        UserError: it is no such folder, or a part of it is missing or damaged.
+        UserError: it is no such folder, one of another model, or a part of it is missing or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,6 +50,7 @@ class DiffusersWeights:
         self._files: list[Weights] = []
         self._places: dict[str, tuple[Weights, str]] = {}  # our name → the file, and the name there
         if (path / INDEX).is_file():
+            check_index(path / INDEX, path)
             for part in FILES:
                 self._add_part(part, path / part)
         elif (path / "config.json").is_file():
@@ -58,8 +61,10 @@ class DiffusersWeights:
     def _add_part(self, part: str, folder: Path) -> None:
         config = _read_json(folder / "config.json")
         try:
+            if config.get("_class_name", CLASSES[part]) != CLASSES[part]:
+                raise ValueError(config["_class_name"])
             names = name_map(part, config)
-        except (LookupError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"cannot read {folder / 'config.json'}: it describes no {part}") from error
         present = {file.name for file in folder.iterdir()}
         chosen, plain = choose_file(part, present), choose_file(part, present, [PLAIN])
@@ -86,6 +91,20 @@ class DiffusersWeights:
         """See `MappedFile.release`."""
         for weights in self._files:
             weights.release()
+
+
+def check_index(path: Path, model: Path | str) -> None:
+    """Raise `UserError` where the parts that the index of a model names are not Stable Diffusion v1's."""
+    index = _read_json(path)
+    if not isinstance(index, dict):
+        raise UserError(f"cannot read {path}: expected the parts of a model by name")
+    kinds = {name: entry[-1] for name, entry in index.items() if isinstance(entry, list) and entry}
+    for name in (*CLASSES, *(name for name in kinds if name.startswith("text_encoder_"))):
+        if kinds.get(name) != CLASSES.get(name):
+            raise UserError(
+                f"cannot read {model}: expected Stable Diffusion v1 or InstructPix2Pix, got "
+                f"{index.get('_class_name')} with {kinds.get(name) or 'nothing'} as {name}"
+            )
 
 
 def choose_file(part: str, present: Collection[str], variants: Collection[str] = ("", ".fp16")) -> str | None:
@@ -138,19 +157,25 @@ def is_hub_name(name: str) -> bool:
 def fetch(name: str) -> Path:
     """Return the folder of a model on the hub; what is not in the cache is downloaded.
 
-    Of each part one file is fetched, that which `choose_file` says. Without a network the cache has to do.
+    Of each part one file is fetched, that which `choose_file` says, once the index tells of a model that can
+    be read. Without a network the cache has to do.
 
     Raises:
-        UserError: huggingface_hub is not installed, or the model cannot be had.
+        UserError: huggingface_hub is not installed, or the model cannot be had, or is of another kind.
     """
     try:
-        from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+        from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
     except ImportError as error:
         raise UserError(
             f"there is no file {name}; a model on the hub needs: pip install huggingface_hub"
         ) from error
     try:
-        return Path(snapshot_download(name, allow_patterns=_needed(HfApi().list_repo_files(name))))
+        files = HfApi().list_repo_files(name)
+        if INDEX in files:
+            check_index(Path(hf_hub_download(name, INDEX)), name)
+        return Path(snapshot_download(name, allow_patterns=_needed(files)))
+    except UserError:
+        raise
     except Exception as error:  # from the network, the disk or the hub itself: almost any type
         with suppress(ValueError):  # no name that the hub could know
             for file in (INDEX, "config.json"):
@@ -265,10 +290,10 @@ def _index(model: LatentDiffusion) -> dict[str, Any]:
         "requires_safety_checker": False,
         "safety_checker": [None, None],
         "scheduler": ["diffusers", "EulerAncestralDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder": ["transformers", CLASSES["text_encoder"]],
         "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
+        "unet": ["diffusers", CLASSES["unet"]],
+        "vae": ["diffusers", CLASSES["vae"]],
     }
 
 
