@@ -1,14 +1,18 @@
-"""Training: read arguments, merge YAML files, build model, data and trainer, fit.
+"""Train the model that YAML files describe: the edit model, its autoencoder, or a text-to-image model.
 
     python main.py --name default --base configs/train.yaml --train --gpus 0,1,2,3,4,5,6,7
+    python main.py --name mine --base configs/train.yaml --train model.params.ckpt_path=FOLDER
 
-The run lives in ``logs/{config}_{name}``; the same command again goes on from its last checkpoint.
+Words KEY=VALUE, wherever they stand, change the config, as data.params.batch_size=8 does. Weights to start
+from may be a .ckpt or .safetensors file, a diffusers folder, or its name on the hub. The run lives in
+LOGDIR/PROJECT/CONFIG_NAME; the same command again goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import importlib
 import logging
 import pickle
 import re
@@ -18,50 +22,109 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.training.callbacks import ImageLogger  # noqa: F401  configs name main.ImageLogger
-from ldm.training.config import check_model, learning_rate, read_config
-from ldm.training.data import DataModuleFromConfig  # noqa: F401  configs name main.DataModuleFromConfig
+from ldm.arguments import Parser, whole_number
 from ldm.util import UserError, instantiate_from_config, keep_freed_memory, run_main
 
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
+PUBLISHED = {"DataModuleFromConfig": "ldm.training.data", "ImageLogger": "ldm.training.callbacks"}
+
+
+def __getattr__(name: str) -> Any:
+    """What configs name main.DataModuleFromConfig and main.ImageLogger; Lightning takes seconds to import."""
+    if name not in PUBLISHED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(PUBLISHED[name]), name)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line; ``nested.key=value`` words, wherever they stand, are kept as `overrides`."""
     argv = sys.argv[1:] if argv is None else argv
     overrides = [word for word in argv if OVERRIDE.match(word)]
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(
+        description=about,
+        epilog=notes,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [-h] [options] [KEY=VALUE ...]",
     )
-    add = parser.add_argument
-    add("-n", "--name", default="", help="name of the run")
-    add("-b", "--base", nargs="*", default=[], metavar="YAML", help="config files, merged from left to right")
-    add("-r", "--resume", default="", help="run folder or checkpoint to go on from")
-    add("-t", "--train", nargs="?", const=True, default=False, type=_boolean, help="train (default: false)")
-    add("--no-test", nargs="?", const=True, default=False, type=_boolean, help="no test after training")
+    _add_run(parser.add_argument_group("run"))
+    _add_work(parser.add_argument_group("what is done"))
+    _add_computing(parser.add_argument_group("computing"))
+    args = parser.parse_args([word for word in argv if not OVERRIDE.match(word)])
+    args.overrides = overrides
+    return args
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("-n", "--name", default="", help="name of the run (default: none)")
     add(
-        "-d",
-        "--debug",
+        "-b",
+        "--base",
+        nargs="*",
+        default=[],
+        metavar="YAML",
+        help="config files, merged from left to right (default: the config of the run that --resume names)",
+    )
+    add(
+        "-r",
+        "--resume",
+        default="",
+        metavar="PATH",
+        help="run folder or checkpoint to go on from (default: the last checkpoint of this run, if any)",
+    )
+    add("-l", "--logdir", default="logs", metavar="DIR", help="where runs are kept (default: %(default)s)")
+    add("-p", "--project", default="", metavar="NAME", help="folder of the run in LOGDIR (default: none)")
+    add("-f", "--postfix", default="", metavar="TEXT", help="added to the name of the run (default: none)")
+
+
+def _add_work(group: argparse._ArgumentGroup) -> None:
+    def add(*names: str, **more: Any) -> None:
+        group.add_argument(
+            *names, nargs="?", const=True, default=False, type=_boolean, metavar="BOOL", **more
+        )
+
+    add("-t", "--train", help="train (default: false)")
+    add("--no-test", help="no test after that, where the config has data for it (default: false)")
+    add("-d", "--debug", help="run one batch of each kind and write no checkpoint (default: false)")
+
+
+def _add_computing(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "-s",
+        "--seed",
+        type=whole_number(0, 2**32 - 1),
+        default=23,
+        help="of everything random (default: %(default)s)",
+    )
+    add(
+        "--max_steps",
+        type=int,
+        metavar="STEPS",
+        help="optimizer steps of the training (default: the config's)",
+    )
+    add(
+        "--scale_lr",
         nargs="?",
         const=True,
         default=False,
         type=_boolean,
-        help="run one batch of each kind",
+        metavar="BOOL",
+        help="learning rate = base rate x GPUs x batch size x accumulated batches (default: false)",
     )
-    add("-s", "--seed", type=int, default=23, help="seed of everything random (default: %(default)s)")
-    add("-p", "--project", default="", help="name of the project folder under the log folder")
-    add("-f", "--postfix", default="", help="added to the run's name")
-    add("-l", "--logdir", default="logs", help="where runs are kept (default: %(default)s)")
-    add("--scale_lr", nargs="?", const=True, default=False, type=_boolean,
-        help="learning rate = base rate x GPUs x batch size x accumulated batches")  # fmt: skip
     add("--gpus", help="GPUs by number, as in 0,1,2, or how many of them (default: none, train on the CPU)")
-    add("--num_nodes", type=int, help="machines (default: 1)")
-    add("--precision", help="32-true, bf16-mixed, 16-mixed or another of Lightning's (default: 32-true)")
-    add("--strategy", help="how processes work together, by Lightning's names (default: ddp for several)")
-    add("--max_steps", type=int, help="optimizer steps after which the training ends (default: the config's)")
-    args = parser.parse_args([word for word in argv if not OVERRIDE.match(word)])
-    args.overrides = overrides
-    return args
+    add("--num_nodes", type=int, metavar="N", help="machines that train together (default: 1)")
+    add(
+        "--precision",
+        metavar="NAME",
+        help="32-true, bf16-mixed, 16-mixed or another of Lightning's (default: the config's, else 32-true)",
+    )
+    add(
+        "--strategy",
+        metavar="NAME",
+        help="how processes share the work, by Lightning's names (default: the config's, else ddp)",
+    )
 
 
 def _boolean(text: str) -> bool:
@@ -116,15 +179,17 @@ def checkpoint_to_resume(args: argparse.Namespace, folder: Path) -> Path | None:
 def main() -> None:
     args = parse_args()
     folder = run_folder(args)
-    files = args.base or sorted(str(f) for f in (folder / "configs").glob("*.yaml"))[-1:]
-    config = read_config(files, args.overrides)
 
+    # Only now what takes seconds to import.
     import pytorch_lightning as pl
 
+    from ldm.training.config import check_model, learning_rate, read_config
     from ldm.training.latent_cache import check_caches
     from ldm.training.module import load_start, training_module
     from ldm.training.trainer import build_trainer, devices, silence_lightning
 
+    files = args.base or sorted(str(f) for f in (folder / "configs").glob("*.yaml"))[-1:]
+    config = read_config(files, args.overrides)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     silence_lightning()
     pl.seed_everything(args.seed, workers=True)
@@ -174,6 +239,12 @@ def fit(trainer: Any, module: Any, data: Any, resume: Path | None) -> None:
         raise
     except UserError as error:  # one out of a loader's process brings that one's traceback along
         raise UserError(str(error).strip().splitlines()[-1].removeprefix("ldm.util.UserError: ")) from error
+    except ValueError as error:  # what Lightning finds only when it knows the number of batches
+        if "val_check_interval" not in str(error):
+            raise
+        raise UserError(
+            f"{str(error).strip()} Here that is lightning.trainer.check_val_every_n_epoch=null"
+        ) from error
 
 
 if __name__ == "__main__":

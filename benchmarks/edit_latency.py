@@ -1,13 +1,15 @@
 """Time and memory of edits by the full-size network: edit_cli.py beside diffusers' InstructPix2Pix pipeline.
 
-Both run as whole processes on the CPU in float32, in turn, on the same picture and the same random weights,
-those of `configs/generate.yaml` in the published layout (one .safetensors) and converted to a diffusers
-folder. A run is measured from outside, alike for both: the time from the start of the process to the first
-denoising step finished, as its progress bar shows it; the median time of the later steps; the peak of its
-resident memory; the time to its end. Files are in the page cache, as they have just been written or read.
+Both run as whole processes, on the CPU in float32 or on a GPU in float16, in turn, on the same picture and
+the same random weights, those of configs/generate.yaml in the published layout (one .safetensors) and
+converted to a diffusers folder. A run is measured from outside, alike for both: the time from the start of
+the process to the first denoising step finished, as its progress bar shows it (a GPU is up to a step behind
+it); the mean time of the later steps; the peak of its resident memory, or of the GPU's as the driver tells
+it; the time to its end. Files are in the page cache, as they have just been written or read.
 
     python benchmarks/edit_latency.py                # needs: pip install -e '.[benchmark]', 10 GB of disk
     OMP_NUM_THREADS=2 python benchmarks/edit_latency.py --runs 5 --json
+    python benchmarks/edit_latency.py --device cuda --resolution 512 --steps 100
 """
 
 import argparse
@@ -20,9 +22,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from ldm.arguments import Parser
+from ldm.util import run_main
 
 # Of the packages only the children import anything: the memory of a process that starts another one counts
 # into the other's peak, and imports into its time.
@@ -31,6 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/generate.yaml"
 INSTRUCTION = "turn him into a cyborg"
 CFG_TEXT, CFG_IMAGE = 7.5, 1.5
+PRECISION = {"cpu": "fp32", "cuda": "fp16"}
+POLL = 0.1  # seconds between two looks at the memory of the GPU
 TARGETS = {"first_step": 0.45, "step": 0.9, "memory": 0.85}  # ours / diffusers, at most
 LABELS = {
     "first_step": "first step finished, s",
@@ -140,8 +149,8 @@ def our_command(work: Path, args: argparse.Namespace) -> list[str]:
             f"{ROOT}/edit_cli.py",
             f"--config={CONFIG}",
             f"--ckpt={weights}",
-            "--device=cpu",
-            "--precision=fp32",
+            f"--device={args.device}",
+            f"--precision={PRECISION[args.device]}",
         ),
         *(f"--input={work}/input.png", f"--output={work}/ours.png", f"--edit={INSTRUCTION}", "--seed=0"),
         *(f"--resolution={args.resolution}", f"--steps={args.steps}"),
@@ -149,15 +158,18 @@ def our_command(work: Path, args: argparse.Namespace) -> list[str]:
     ]
 
 
-def run_diffusers(work: Path, steps: int) -> None:
+def run_diffusers(work: Path, steps: int, device: str) -> None:
     """The same edit as a short program written with diffusers."""
     import torch
     from diffusers import StableDiffusionInstructPix2PixPipeline
     from PIL import Image
 
     pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(
-        work / "diffusers", safety_checker=None, requires_safety_checker=False
-    )
+        work / "diffusers",
+        safety_checker=None,
+        requires_safety_checker=False,
+        torch_dtype={"fp32": torch.float32, "fp16": torch.float16}[PRECISION[device]],
+    ).to(device)
     pipeline.set_progress_bar_config(desc="edit")
     edited = pipeline(
         INSTRUCTION,
@@ -165,7 +177,7 @@ def run_diffusers(work: Path, steps: int) -> None:
         num_inference_steps=steps,
         guidance_scale=CFG_TEXT,
         image_guidance_scale=CFG_IMAGE,
-        generator=torch.Generator().manual_seed(0),
+        generator=torch.Generator(device).manual_seed(0),
     ).images[0]
     edited.save(work / "diffusers.png")
 
@@ -173,7 +185,34 @@ def run_diffusers(work: Path, steps: int) -> None:
 # --- Measuring ----------------------------------------------------------------------------------------------
 
 
-def measure(command: list[str], steps: int) -> Run:
+def used_on_gpu() -> float:
+    """GB that all processes take of the memory of the first GPU."""
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    return int(subprocess.run(query, check=True, capture_output=True).stdout) * 2**20 / 1e9
+
+
+@contextlib.contextmanager
+def gpu_peak(device: str) -> Iterator[list[float]]:
+    """What is used of the GPU in the context over what was used before, looked at again and again, in GB."""
+    seen: list[float] = []
+    ended = threading.Event()
+
+    def look(before: float) -> None:
+        while not ended.wait(POLL):
+            seen.append(used_on_gpu() - before)
+
+    thread = threading.Thread(target=look, args=(used_on_gpu() if device == "cuda" else 0.0,))
+    if device == "cuda":
+        thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        if device == "cuda":
+            thread.join()
+
+
+def measure(command: list[str], steps: int, device: str) -> Run:
     """Run Python with these arguments and watch it.
 
     Raises:
@@ -186,12 +225,13 @@ def measure(command: list[str], steps: int) -> Run:
     )
     shown, finished = b"", {}
     try:
-        while chunk := os.read(process.stderr.fileno(), 65536):
-            now = time.perf_counter() - started
-            shown += chunk
-            for step in PROGRESS.findall(shown):
-                finished.setdefault(int(step), now)
-        _, status, usage = os.wait4(process.pid, 0)
+        with gpu_peak(device) as on_gpu:
+            while chunk := os.read(process.stderr.fileno(), 65536):
+                now = time.perf_counter() - started
+                shown += chunk
+                for step in PROGRESS.findall(shown):
+                    finished.setdefault(int(step), now)
+            _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
         process.kill()
         raise
@@ -204,8 +244,8 @@ def measure(command: list[str], steps: int) -> Run:
     unit = 1 if sys.platform == "darwin" else 1024
     return Run(
         first_step=times[0],
-        step=statistics.median(b - a for a, b in zip(times, times[1:], strict=False)),
-        memory=usage.ru_maxrss * unit / 1e9,
+        step=(times[-1] - times[0]) / (steps - 1),
+        memory=max(on_gpu, default=usage.ru_maxrss * unit / 1e9),
         whole=whole,
     )
 
@@ -214,14 +254,14 @@ def compare(work: Path, args: argparse.Namespace) -> dict[str, object]:
     """Prepare, run both in turn, and return all figures, medians and ratios."""
     script = str(Path(__file__).resolve())
     options = ["--work-dir", str(work), "--steps", str(args.steps), "--resolution", str(args.resolution)]
-    options += ["--ema"] * args.ema
+    options += ["--ema"] * args.ema + ["--device", args.device]
     print(f"writing weights to {work}", file=sys.stderr)
     subprocess.run([sys.executable, script, "prepare", *options], check=True)
     commands = {"ours": our_command(work, args), "diffusers": [script, "diffusers", *options]}
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for i in range(args.runs):
         for name, command in commands.items():
-            runs[name].append(measure(command, args.steps))
+            runs[name].append(measure(command, args.steps, args.device))
             print(f"run {i + 1} {name}: {runs[name][-1]}", file=sys.stderr)
     medians = {
         name: {key: statistics.median(getattr(run, key) for run in each) for key in asdict(each[0])}
@@ -248,12 +288,13 @@ def report(result: dict[str, object], args: argparse.Namespace) -> str:
     """The medians and ratios as a table."""
     medians, ratios = result["medians"], result["ratios"]
     lines = [
-        f"{args.resolution} px, {args.steps} steps, median of {args.runs} runs, float32 on the CPU",
+        f"{args.resolution} px, {args.steps} steps, median of {args.runs} runs, {args.device}, "
+        + PRECISION[args.device],
         f"{'':24}{'ours':>10}{'diffusers':>12}{'ratio':>8}{'target':>10}",
     ]
     for key, label in LABELS.items():
         line = f"{label:24}{medians['ours'][key]:10.2f}{medians['diffusers'][key]:12.2f}{ratios[key]:8.2f}"
-        if key in TARGETS:
+        if key in TARGETS and args.device == "cpu":
             line += f"   ≤ {TARGETS[key]:.2f} {'met' if ratios[key] <= TARGETS[key] else 'MISSED'}"
         lines.append(line)
     lines.append(f"largest difference of the two pictures: {result['largest_pixel_difference']} of 255")
@@ -261,14 +302,39 @@ def report(result: dict[str, object], args: argparse.Namespace) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add, parts = parser.add_argument, ("compare", "prepare", "diffusers")
-    add("part", nargs="?", choices=parts, default=parts[0], help="compare (default) runs the others")
-    add("--runs", type=int, default=3, help="of each program (default: %(default)s)")
-    add("--steps", type=int, default=4, help="at least 2 (default: %(default)s)")
-    add("--resolution", type=int, default=256, help="pixels of a side (default: %(default)s)")
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("edits").add_argument
+    add(
+        "part",
+        nargs="?",
+        choices=("compare", "prepare", "diffusers"),
+        default="compare",
+        help="compare, which starts the others, or one of them alone (default: %(default)s)",
+    )
+    add("--steps", type=int, default=4, help="denoising steps, at least 2 (default: %(default)s)")
+    add(
+        "--resolution",
+        type=int,
+        default=256,
+        metavar="PIXELS",
+        help="side of the square picture (default: %(default)s)",
+    )
+    add(
+        "--device",
+        choices=sorted(PRECISION),
+        default="cpu",
+        help="where to compute: in float32 on the CPU, in float16 on a GPU (default: %(default)s)",
+    )
     add("--ema", action="store_true", help="a checkpoint with a second, averaged UNet in it")
-    add("--work-dir", type=Path, help="files are kept there and used again (default: a temporary folder)")
+    add = parser.add_argument_group("measurement").add_argument
+    add("--runs", type=int, default=3, metavar="N", help="of each program (default: %(default)s)")
+    add(
+        "--work-dir",
+        type=Path,
+        metavar="DIR",
+        help="files are kept there and used again (default: a temporary folder)",
+    )
     add("--json", action="store_true", help="print all figures as JSON")
     return parser
 
@@ -279,7 +345,7 @@ def main() -> None:
     if args.part == "prepare":
         prepare(args.work_dir, args.resolution, args.ema)
     elif args.part == "diffusers":
-        run_diffusers(args.work_dir, args.steps)
+        run_diffusers(args.work_dir, args.steps, args.device)
     else:
         if args.steps < 2 or args.runs < 1 or args.resolution % 64:
             sys.exit("expected --steps of at least 2, --runs of at least 1, --resolution a multiple of 64")
@@ -292,4 +358,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

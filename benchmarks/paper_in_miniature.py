@@ -3,11 +3,11 @@
     npm ci --prefix dataset_creation/avatars
     python benchmarks/paper_in_miniature.py --out data/miniature
 
-One avatar style at 64 px. The stages are those of Brooks et al. 2022: a text-to-image model and a CLIP, here
-small ones trained on the avatars' pictures and captions; triples; pairs by Prompt-to-Prompt; CLIP filtering;
-an edit model that starts from the text-to-image model, once for every arm: ``filtered`` pairs, ``unfiltered``
-ones, and a ``tenth`` of the filtered ones. Held-out true pairs then tell how well each edits, by the measures
-of `benchmarks/embedded_model.py`.
+Drawn avatars at 64 px, of one style unless told otherwise. The stages are those of Brooks et al. 2022: a
+text-to-image model and a CLIP, here small ones trained on the avatars' pictures and captions; triples; pairs
+by Prompt-to-Prompt; CLIP filtering; an edit model that starts from the text-to-image model, once for every
+arm: ``filtered`` pairs, ``unfiltered`` ones, and a ``tenth`` of the filtered ones. Held-out true pairs then
+tell how well each edits, by the measures of `benchmarks/embedded_model.py`.
 
 The triples are made by the rules that caption the avatars and word their edits, not by a language model: none
 knows what an avatar can look like. They are of training people; no true picture after an edit is used but as
@@ -28,9 +28,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ldm.arguments import Parser
 from ldm.data.formats import pair_paths, read_examples, read_prompt, write_index
 from ldm.util import UserError, replacing, run_main
 
@@ -54,18 +55,28 @@ class Stage:
         name: of it, and of the note that it is done.
         words: a command line of this project's, after the Python that runs it; for a `step`, what it does.
         step: done in this process in place of a command.
+        workers: processes that share the command's prompts among them.
     """
 
     name: str
     words: tuple[str, ...]
     step: Callable[[], None] | None = None
+    workers: int = 1
+
+    def commands(self) -> list[list[str]]:
+        """What to run at the same time."""
+        command = [sys.executable, *self.words]
+        if self.workers == 1:
+            return [command]
+        shares = range(self.workers)
+        return [[*command, "--n-partitions", str(self.workers), "--partition", str(i)] for i in shares]
 
 
 def plan(args: argparse.Namespace) -> list[Stage]:
     """All stages, in order."""
     out, avatars = args.out, args.avatars
     stages = [
-        command("avatars", "dataset_creation/avatars/build.py", avatars, "--styles", args.style,
+        command("avatars", "dataset_creation/avatars/build.py", avatars, "--styles", *args.styles,
                 "--identities", args.identities),
         encoding("encode avatars", avatars / "train"),
         *text_to_image(args),
@@ -111,7 +122,7 @@ def training(
         f"train {name}", "main.py", "--name", name, "--logdir", args.out / "runs", "--seed", args.seed,
         *(["--gpus", args.gpus] if args.gpus else []), "--base", *bases, "--train",
         f"data.params.train.params.path={data}", f"data.params.validation.params.path={data}",
-        f"lightning.trainer.max_steps={steps}", *overrides,
+        f"lightning.trainer.max_steps={steps}", *args.override, *overrides,
     )  # fmt: skip
 
 
@@ -141,15 +152,17 @@ def pairs(args: argparse.Namespace, arm: str) -> list[Stage]:
     else:
         kept = ("--n-samples", args.max_out_samples, "--clip-threshold", 0, "--clip-dir-threshold", 0,
                 "--clip-img-threshold", 0)  # fmt: skip
+    generation = command(
+        f"pairs {arm}", "dataset_creation/generate_img_dataset.py", folder,
+        args.out / "triples.jsonl", "--ckpt", args.out / "text_to_image.safetensors", "--config",
+        TEXT_TO_IMAGE, "--vae-ckpt", "none", "--resolution", RESOLUTION, "--steps", args.steps,
+        "--max-out-samples", args.max_out_samples, "--min-p2p", args.min_p2p, "--max-p2p", args.max_p2p,
+        "--min-cfg", args.min_cfg, "--max-cfg", args.max_cfg, "--seed", args.seed, *kept,
+    )  # fmt: skip
     return [
-        command(f"pairs {arm}", "dataset_creation/generate_img_dataset.py", folder,
-                args.out / "triples.jsonl", "--ckpt", args.out / "text_to_image.safetensors", "--config",
-                TEXT_TO_IMAGE, "--vae-ckpt", "none", "--resolution", RESOLUTION, "--steps", args.steps,
-                "--max-out-samples", args.max_out_samples, "--min-p2p", args.min_p2p, "--max-p2p",
-                args.max_p2p, "--min-cfg", args.min_cfg, "--max-cfg", args.max_cfg, "--seed", args.seed,
-                *kept),
+        replace(generation, workers=args.workers),
         command(f"prepare {arm}", "dataset_creation/prepare_dataset.py", folder),
-    ]  # fmt: skip
+    ]
 
 
 def edit_model(args: argparse.Namespace, arm: str) -> list[Stage]:
@@ -223,8 +236,8 @@ def run(stage: Stage, args: argparse.Namespace) -> None:
         stage.step()
     else:
         environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)} if args.threads else None
-        code = subprocess.run([sys.executable, *stage.words], env=environment, cwd=ROOT).returncode
-        if code:
+        processes = [subprocess.Popen(words, env=environment, cwd=ROOT) for words in stage.commands()]
+        if code := max((process.wait() for process in processes), key=abs):
             raise UserError(f"stage {stage.name} ended with exit code {code}; the same command goes on there")
     seconds = time.perf_counter() - started
     with replacing(note) as part:
@@ -263,39 +276,75 @@ def report(found: dict[str, object]) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Run the paper in miniature.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
-    add("--out", type=Path, default=Path("data/miniature"), help="folder of all that is made")
-    add("--avatars", type=Path, default=Path("data/avatars_one"), help="folder of the avatars")
-    add("--style", default="avataaars", help="of them")
-    add("--identities", type=int, default=1200, help="people to train on")
-    add("--prompts", type=int, default=400, help="triples to make pairs of")
-    add("--n-samples", type=int, default=6, help="pairs drawn of a triple for the filter to choose from")
-    add("--max-out-samples", type=int, default=2, help="pairs of a triple, at most")
-    add("--steps", type=int, default=20, help="denoising steps of a pair")
-    add("--min-p2p", type=float, default=0.1, help="least share of steps with shared attention")
-    add("--max-p2p", type=float, default=0.9, help="highest share")
-    add("--min-cfg", type=float, default=2.0, help="least guidance scale of pairs")
-    add("--max-cfg", type=float, default=5.0, help="highest")
-    # Cosines of this CLIP are not those of the published one: of true pairs 95 % reach 0.79 with the caption,
-    # three in four 0.31 in direction, nine in ten 0.52 as pictures.
-    add("--clip-threshold", type=float, default=0.5, help="of picture and caption")
-    add("--clip-dir-threshold", type=float, default=0.3, help="of both changes")
-    add("--clip-img-threshold", type=float, default=0.5, help="of both pictures")
-    add("--t2i-steps", type=int, default=2500, help="of the text-to-image model")
-    add("--clip-steps", type=int, default=600, help="of CLIP")
-    add("--edit-steps", type=int, default=1000, help="of each edit model")
-    add("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="what to train edit models on")
-    add("--limit", type=int, help="measure so many groups of ten edits only")
-    add("--threads", type=int, help="of every program, else as many as there are cores")
-    add("--gpus", help="for trainings, as for main.py")
-    add("--seed", type=int, default=0, help="of everything")
-    add("--json", type=Path, help="also write the figures there")
-    add("--sheet", type=Path, help="contact sheet of pairs of the first arm, a JPEG")
-    add("--dry-run", action="store_true", help="print the stages only")
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _add_data(parser.add_argument_group("data"))
+    _add_pairs(parser.add_argument_group("pairs"))
+    _add_training(parser.add_argument_group("training"))
+    _add_output(parser.add_argument_group("measurement and output"))
     return parser
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    for option, default, what in (
+        ("--out", Path("data/miniature"), "all that is made"),
+        ("--avatars", Path("data/avatars_one"), "the avatars"),
+    ):
+        help = f"folder of {what} (default: %(default)s)"
+        add(option, type=Path, default=default, metavar="DIR", help=help)
+    add("--styles", nargs="+", default=["avataaars"], metavar="NAME", help="of them (default: avataaars)")
+    numbers = {"type": int, "metavar": "N"}
+    add("--identities", default=1200, help="people to train on (default: %(default)s)", **numbers)
+    add("--prompts", default=400, help="triples to make pairs of (default: %(default)s)", **numbers)
+    add("--seed", type=int, default=0, help="of everything (default: %(default)s)")
+
+
+def _add_pairs(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    for option, default, metavar, what in (
+        ("--n-samples", 6, "N", "pairs drawn of a triple for the filter to choose from"),
+        ("--max-out-samples", 2, "N", "pairs of a triple, at most"),
+        ("--steps", 20, "STEPS", "denoising steps of a pair"),
+        ("--min-p2p", 0.1, "SHARE", "least share of steps with shared attention, 0 to 1"),
+        ("--max-p2p", 0.9, "SHARE", "highest share of them"),
+        ("--min-cfg", 2.0, "SCALE", "least guidance scale, no unit"),
+        ("--max-cfg", 5.0, "SCALE", "highest guidance scale"),
+        # Cosines of this CLIP are not those of the published one: of true pairs 95 % reach 0.79 with the
+        # caption, three in four 0.31 in direction, nine in ten 0.52 as pictures.
+        ("--clip-threshold", 0.5, "COSINE", "least similarity of either picture and its caption"),
+        ("--clip-dir-threshold", 0.3, "COSINE", "least similarity of the changes of pictures and captions"),
+        ("--clip-img-threshold", 0.5, "COSINE", "least similarity of the two pictures"),
+    ):
+        help = f"{what} (default: %(default)s)"
+        add(option, type=type(default), default=default, metavar=metavar, help=help)
+    add("--workers", type=int, default=1, metavar="N", help="processes that make pairs together (default: 1)")
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    for option, default, what in (
+        ("--t2i-steps", 2500, "the text-to-image model"),
+        ("--clip-steps", 600, "CLIP"),
+        ("--edit-steps", 1000, "each edit model"),
+    ):
+        help = f"optimizer steps of {what} (default: %(default)s)"
+        add(option, type=int, default=default, metavar="STEPS", help=help)
+    arms = f"what to train edit models on, out of {', '.join(ARMS)} (default: all)"
+    add("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=arms)
+    override = "for every training, as for main.py (default: none)"
+    add("--override", nargs="+", default=[], metavar="KEY=VALUE", help=override)
+    add("--gpus", help="for trainings, as for main.py (default: none, train on the CPU)")
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--limit", type=int, metavar="N", help="measure so many groups of ten edits only (default: all)")
+    add("--threads", type=int, metavar="N", help="of every program (default: as many as there are cores)")
+    add("--json", type=Path, metavar="FILE", help="also write the figures there (default: none)")
+    sheet = "contact sheet of pairs of the first arm, a JPEG (default: none)"
+    add("--sheet", type=Path, metavar="FILE", help=sheet)
+    add("--dry-run", action="store_true", help="print the stages only")
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -308,6 +357,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         "t2i_steps",
         "clip_steps",
         "edit_steps",
+        "workers",
     ):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}")

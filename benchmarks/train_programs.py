@@ -127,7 +127,7 @@ def our_program(work: Path, args: argparse.Namespace) -> Program:
     from omegaconf import OmegaConf
 
     from ldm.checkpoint import load_for_training
-    from ldm.training.module import training_module
+    from ldm.training.module import can_compile, training_module
     from ldm.util import instantiate_from_config, keep_freed_memory
 
     if args.device == "cpu":
@@ -145,6 +145,8 @@ def our_program(work: Path, args: argparse.Namespace) -> Program:
         return network.apply_model(noisy, t, conditioning).cpu()
 
     def start() -> None:
+        if args.device == "cuda" and args.precision == "bf16":
+            network.encode_in(torch.bfloat16, compiled=can_compile())
         if args.compile:
             network.model.diffusion_model.compile()
 

@@ -24,6 +24,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ldm.arguments import Parser
+from ldm.util import run_main
+
 # Only the children import torch, but for the last comparison: the memory of a process that starts another one
 # counts into the other's peak.
 
@@ -139,20 +142,38 @@ def report(result: dict[str, Any]) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--size", choices=("full", "medium"), help="default: full on a GPU, medium on the CPU")
-    add("--resolution", type=int, help="pixels of a side (default: 256, on the CPU 128)")
-    add("--batch-size", type=int, help="default: 32, on the CPU 2")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("what is trained").add_argument
+    add("--size", choices=("full", "medium"), help="networks (default: full on a GPU, medium on the CPU)")
+    add(
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="side of the square pictures (default: 256, on the CPU 128)",
+    )
+    add("--batch-size", type=int, metavar="N", help="examples of a step (default: 32, on the CPU 2)")
+    add(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="number format of the steps (default: %(default)s)",
+    )
     add("--checkpointing", action="store_true", help="recompute activations of the UNet")
     add("--compile", action="store_true", help="torch.compile of the UNet")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
-    add("--warm-up", type=int, default=1, help="untimed steps of a run (default: %(default)s)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: %(default)s)")
+    add = parser.add_argument_group("measurement").add_argument
+    add(
+        "--warm-up",
+        type=int,
+        default=1,
+        metavar="STEPS",
+        help="untimed ones of a run (default: %(default)s)",
+    )
     add("--steps", type=int, default=3, help="timed steps of a run (default: %(default)s)")
-    add("--runs", type=int, default=3, help="of each program (default: %(default)s)")
+    add("--runs", type=int, default=3, metavar="N", help="of each program (default: %(default)s)")
     add("--largest-batch", action="store_true", help="on a GPU: instead of --batch-size, what fits")
-    add("--work-dir", type=Path, help="for the weights (default: a temporary folder)")
+    add("--work-dir", type=Path, metavar="DIR", help="for the weights (default: a temporary folder)")
     add("--json", action="store_true", help="print all figures as JSON")
     return parser
 
@@ -184,4 +205,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -156,6 +156,19 @@ def test_training_ends_with_a_checkpoint(project: Project) -> None:
     assert saved(project.last("cached_odd"))["global_step"] == 3
 
 
+def test_validating_more_rarely_than_once_an_epoch(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rarely = "lightning.trainer.val_check_interval=1000"
+    assert project.train("cached", rarely, run="rarely") == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: `val_check_interval` (1000)")
+    assert message.endswith("lightning.trainer.check_val_every_n_epoch=null")
+    assert (
+        project.train("cached", rarely, "lightning.trainer.check_val_every_n_epoch=null", run="rarely") == 0
+    )
+
+
 def edit_loss(network: LatentDiffusion, config: Any) -> float:
     """Loss without dropout on the four training pairs, always at the same timesteps and noise."""
     dataset = instantiate_from_config(config.data.params.train)

@@ -6,6 +6,8 @@ logging and the layout of checkpoints, whose ``state_dict`` carries the publishe
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +23,11 @@ from ldm.training.stream import derived_seed
 from ldm.util import instantiate_from_config
 
 PREFIX = "network."
+
+
+def can_compile() -> bool:
+    """Whether torch.compile finds what it needs for a GPU: Triton, and a C compiler."""
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
 def batch_size_of(batch: Mapping[str, Any]) -> int:
@@ -110,6 +117,10 @@ class DiffusionTraining(TrainingModule):
     """Noise prediction; the average of the weights moves once an optimizer step."""
 
     network: LatentDiffusion
+
+    def on_fit_start(self) -> None:
+        if self.trainer.precision == "bf16-mixed" and self.device.type == "cuda":
+            self.network.encode_in(torch.bfloat16, compiled=can_compile())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
