@@ -23,7 +23,8 @@ from dataset_creation.language_model import (
     add_model_options,
     model_arguments,
 )
-from ldm.app.serving import check_address, launch, user_and_password
+from ldm.app.serving import add_page_options, check_address, launch, user_and_password
+from ldm.arguments import Parser
 from ldm.util import UserError, run_main
 
 if TYPE_CHECKING:
@@ -129,32 +130,17 @@ def read_captions(source: str | None) -> list[str]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_model_options(parser)
-    add = parser.add_argument_group("page").add_argument
-    add(
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_options(parser.add_argument_group("language model"))
+    group = parser.add_argument_group("page")
+    group.add_argument(
         "--captions",
         metavar="FILE",
         help="what Random Input draws from: .txt with one a line, .jsonl with input or caption, .csv, "
-        ".parquet or a dataset on the hub (default: some of our own)",
+        ".parquet or a dataset on the hub, as owner/name (default: some of our own)",
     )
-    add(
-        "--server-name",
-        default="127.0.0.1",
-        metavar="HOST",
-        help="address to serve at (default: %(default)s)",
-    )
-    add("--server-port", type=int, metavar="PORT", help="default: the first free one from 7860")
-    add("--share", action="store_true", help="also by a public link, through Gradio's servers")
-    add(
-        "--auth",
-        action="append",
-        default=[],
-        metavar="USER:PASSWORD",
-        help="asked for before the page is shown; may be given several times",
-    )
+    add_page_options(group)
     return parser
 
 

@@ -26,6 +26,9 @@ from pathlib import Path
 from gradio_client import Client, handle_file
 from gradio_client.client import Job
 
+from ldm.arguments import Parser, whole_number
+from ldm.util import run_main
+
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "stable_diffusion/ldm/app/examples/avatar_1.jpg"
 INSTRUCTIONS = ("add sunglasses", "make him bald", "make the background blue", "give him a long beard")
@@ -136,18 +139,41 @@ def report(result: dict[str, object], args: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add(
+        "--clients",
+        type=whole_number(1, 1000),
+        default=20,
+        metavar="N",
+        help="visitors (default: %(default)s)",
     )
-    parser.add_argument("--clients", type=int, default=20, help="visitors (default: %(default)s)")
-    parser.add_argument("--edits", type=int, default=200, help="of all visitors (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="denoising steps (default: %(default)s)")
-    parser.add_argument("--queue-size", type=int, default=32, help="of the server (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    add(
+        "--edits",
+        type=whole_number(1, 10**6),
+        default=200,
+        metavar="N",
+        help="of all visitors (default: %(default)s)",
+    )
+    add(
+        "--steps",
+        type=whole_number(1, 1000),
+        default=20,
+        help="denoising steps of an edit (default: %(default)s)",
+    )
+    add(
+        "--queue-size",
+        type=whole_number(1, 1000),
+        default=32,
+        metavar="EDITS",
+        help="that may wait at the server (default: %(default)s)",
+    )
+    add("--json", action="store_true", help="print the figures as JSON")
     args = parser.parse_args()
     result = measure(args)
     print(json.dumps(result, indent=2) if args.json else report(result, args))
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -1,6 +1,6 @@
 """Pictures a second of the training's data loader alone, on the CPU.
 
-The loader is that of main.py over `EditDataset`: 512 px JPEG files of quality 100, as published, become pairs
+The loader is that of main.py over EditDataset: 512 px JPEG files of quality 100, as published, become pairs
 of 256 px pictures. The benchmark writes the dataset: gradients with noise of every scale, which compress
 about as photos do. Files are in the page cache. After an epoch that starts the workers, whole epochs are
 timed. The target: eight workers read more than one GPU trains on.
@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from ldm.training.data import DataModuleFromConfig
+from ldm.arguments import Parser
+from ldm.util import UserError, run_main
 
 SIDE = 512
 TARGET_WORKERS = 8
@@ -57,6 +57,8 @@ def write_dataset(folder: Path, pairs: int) -> float:
 
 def epochs(dataset: Path, workers: int, batch_size: int, runs: int) -> list[float]:
     """Pictures a second in each of `runs` epochs; 0 workers read in this process."""
+    from ldm.training.data import DataModuleFromConfig
+
     sizes = {"min_resize_res": 256, "max_resize_res": 256, "crop_res": 256, "flip_prob": 0.5}
     params = {"path": str(dataset), "splits": [1.0, 0.0, 0.0], **sizes}
     train = {"target": "edit_dataset.EditDataset", "params": params}
@@ -89,18 +91,33 @@ def report(rates: dict[int, float], samples: float) -> str:
 
 def main() -> None:
     """Write a dataset, read it with each number of workers, and print the rates."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--workers", type=int, nargs="+", default=[0, 1, 2], help="loader processes (default: 0 1 2)")
-    add("--pairs", type=int, default=200, help="of the dataset (default: %(default)s)")
-    add("--batch-size", type=int, default=16, help="default: %(default)s")
-    add("--runs", type=int, default=3, help="timed epochs of each (default: %(default)s)")
-    add("--samples-per-second", type=float, default=100.0,
-        help="of the training on one GPU, see train_step.py (default: %(default)s)")  # fmt: skip
+    add(
+        "--workers",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+        metavar="N",
+        help="loader processes, one measurement for each; 0 reads in this process (default: 0 1 2)",
+    )
+    add("--pairs", type=int, default=200, metavar="N", help="of the dataset (default: %(default)s)")
+    add("--batch-size", type=int, default=16, metavar="PAIRS", help="of a batch (default: %(default)s)")
+    add("--runs", type=int, default=3, metavar="N", help="timed epochs of each (default: %(default)s)")
+    add(
+        "--samples-per-second",
+        type=float,
+        default=100.0,
+        metavar="RATE",
+        help="of the training on one GPU, see train_step.py (default: %(default)s)",
+    )
     add("--json", action="store_true", help="print all figures as JSON")
     args = parser.parse_args()
     if min(args.workers) < 0 or args.runs < 1 or not 1 <= args.batch_size <= args.pairs:
-        parser.error("expected --workers of at least 0, --runs of at least 1, --batch-size in 1..pairs")
+        raise UserError("expected --workers of at least 0, --runs of at least 1, --batch-size in 1..pairs")
+    import torch  # late: it takes seconds
+
     torch.set_num_threads(1)  # as workers have it, so that 0 workers are one
     with tempfile.TemporaryDirectory(prefix="data_loading_") as folder:
         size = write_dataset(Path(folder), args.pairs)
@@ -114,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

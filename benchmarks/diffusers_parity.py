@@ -1,7 +1,7 @@
 """The full-size network here and in diffusers: with the same weights and noise, how far is the picture off?
 
-Random weights in the layout of `configs/generate.yaml` are written as one .safetensors file, and converted to
-a diffusers folder and back by `scripts/convert_checkpoint.py`, in float32. Reported are the time and the peak
+Random weights in the layout of configs/generate.yaml are written as one .safetensors file, and converted to
+a diffusers folder and back by scripts/convert_checkpoint.py, in float32. Reported are the time and the peak
 memory of both conversions, whether every weight came back the same, and the relative error (L2) of the
 picture that diffusers' pipeline makes of that folder against ours, on the CPU in float32.
 
@@ -22,6 +22,9 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ldm.arguments import Parser
+from ldm.util import UserError, run_main
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -159,12 +162,25 @@ def compare(work: Path, resolution: int, steps: int) -> None:
 
 def main() -> None:
     """Compare, or be one of the processes of a comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = ("compare", "write", "ours", "diffusers")
-    parser.add_argument("part", nargs="?", choices=parts, default=parts[0], help="compare runs the others")
-    parser.add_argument("--resolution", type=int, default=64, help="pixels of a side (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=2, help="at least 2 (default: %(default)s)")
-    parser.add_argument("--work-dir", type=Path, help="an empty folder to keep the files in (default: none)")
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add(
+        "part",
+        nargs="?",
+        choices=("compare", "write", "ours", "diffusers"),
+        default="compare",
+        help="compare, which starts the others, or one of them alone (default: %(default)s)",
+    )
+    add(
+        "--resolution",
+        type=int,
+        default=64,
+        metavar="PIXELS",
+        help="side of the picture, a multiple of 64 (default: %(default)s)",
+    )
+    add("--steps", type=int, default=2, help="denoising steps, at least 2 (default: %(default)s)")
+    add("--work-dir", type=Path, metavar="DIR", help="an empty folder to keep the files in (default: none)")
     args = parser.parse_args()
     if args.part == "write":
         write_weights(args.work_dir / "weights.safetensors")
@@ -174,7 +190,7 @@ def main() -> None:
         edit_with_diffusers(args.work_dir, args.resolution, args.steps)
     else:
         if args.steps < 2 or args.resolution % 64:
-            sys.exit("expected --steps of at least 2 and --resolution a multiple of 64")
+            raise UserError("expected --steps of at least 2 and --resolution a multiple of 64")
         with contextlib.ExitStack() as stack:
             work = args.work_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="parity_"))
             Path(work).mkdir(parents=True, exist_ok=True)
@@ -182,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -5,11 +5,11 @@
 
 For every held-out set: the share of edits that are nearest to the right one of the ten true edits of the same
 picture (chance: 10 %), the error where the picture should change relative to that of leaving it as it is, and
-the error elsewhere; `metrics/edit_accuracy.py` says exactly what they are. Beside the model stand the input,
+the error elsewhere; metrics/edit_accuracy.py says exactly what they are. Beside the model stand the input,
 as it is and through the autoencoder, and the true result through the autoencoder, which no edit can be
 expected to beat.
 
-`--sweep` compares guidance scales instead, on the validation part of the training set: people that the model
+--sweep compares guidance scales instead, on the validation part of the training set: people that the model
 was not trained on and that no held-out set knows, so that the choice takes nothing from the held-out figures.
 """
 
@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset_creation.avatars.kinds import edit_kind
+from ldm.arguments import Parser
 from ldm.data.formats import SHARES, Example, read_examples, split_examples
 from ldm.device import DTYPES
 from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, ROOT, ImageEditor, edit_batch
@@ -244,27 +245,63 @@ def sweep(editor: ImageEditor, args: argparse.Namespace) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Measure the embedded model on the held-out avatar sets.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--ckpt", type=Path, default=EMBEDDED, help="weights")
-    parser.add_argument("--config", type=Path, default=EMBEDDED_CONFIG, help="configuration of the model")
-    parser.add_argument("--data", type=Path, default=ROOT / "data/avatars", help="the avatar data")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="held-out sets")
-    parser.add_argument("--limit", type=int, help="only so many groups of each set")
-    parser.add_argument("--steps", type=int, default=STEPS, help="denoising steps")
-    parser.add_argument("--cfg-text", type=float, help="guidance by the instruction, else the model's own")
-    parser.add_argument("--cfg-image", type=float, help="guidance by the picture, else the model's own")
-    parser.add_argument(
-        "--batch-size", type=int, default=60, help="edits at once; the figures do not depend on it"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise, and of the sheet's draw")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write a JPEG of random pairs there")
-    parser.add_argument("--sweep", action="store_true", help="compare guidance scales on validation pairs")
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _add_measured(parser.add_argument_group("what is measured"))
+    _add_edits(parser.add_argument_group("edits"))
+    add = parser.add_argument_group("output").add_argument
+    add("--json", type=Path, metavar="FILE", help="write all figures there (default: none)")
+    add("--sheet", type=Path, metavar="FILE", help="write a JPEG of random pairs there (default: none)")
     return parser
+
+
+def _add_measured(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--ckpt", type=Path, default=EMBEDDED, metavar="FILE", help="weights (default: the embedded model's)")
+    add(
+        "--config",
+        type=Path,
+        default=EMBEDDED_CONFIG,
+        metavar="FILE",
+        help="YAML file of the model (default: the embedded model's)",
+    )
+    add(
+        "--data",
+        type=Path,
+        default=ROOT / "data/avatars",
+        metavar="DIR",
+        help="the avatar data, of dataset_creation/avatars/build.py (default: data/avatars)",
+    )
+    sets = f"held-out sets, out of {', '.join(SETS)} (default: all)"
+    add("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help=sets)
+    add("--limit", type=int, metavar="N", help="only so many groups of each set (default: none, all)")
+    add("--sweep", action="store_true", help="compare guidance scales on validation pairs instead")
+
+
+def _add_edits(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--steps", type=int, default=STEPS, help="denoising steps (default: %(default)s)")
+    for name, what in (("text", "instruction"), ("image", "picture")):
+        add(
+            f"--cfg-{name}",
+            type=float,
+            metavar="SCALE",
+            help=f"guidance by the {what}, no unit (default: the model's own)",
+        )
+    add(
+        "--batch-size",
+        type=int,
+        default=60,
+        metavar="N",
+        help="edits at once; changes no figure (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="of the noise, and of the sheet's draw (default: %(default)s)")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="where to compute; auto takes a GPU if there is one (default: %(default)s)",
+    )
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Triples a second at many requests at once against one at a time, and the memory of a long run.
 
-The whole program, `generate_txt_dataset.py`, asks a server on this machine that answers every request after a
+The whole program, generate_txt_dataset.py, asks a server on this machine that answers every request after a
 fixed delay, whatever else it is doing, as a hosted model with room for all would. Runs take turns.
 
     python benchmarks/text_throughput.py            # speed; needs: pip install -e '.[dataset]'
@@ -21,6 +21,9 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+from ldm.arguments import Parser
+from ldm.util import UserError, run_main
 
 PROGRAM = Path(__file__).resolve().parents[1] / "dataset_creation/generate_txt_dataset.py"
 SPEED_TARGET = 25.0  # times the rate of one request at a time
@@ -126,21 +129,29 @@ def memory(port: int, folder: Path, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
         "--delay",
         type=float,
         default=0.5,
-        help="seconds to an answer; --memory takes none (default: %(default)s)",
+        metavar="SECONDS",
+        help="of the server before an answer; --memory takes none (default: %(default)s)",
     )
-    add("--concurrency", type=int, default=32, help="requests at once (default: %(default)s)")
-    add("--captions", type=int, default=20, help="of a run, times the concurrency (default: %(default)s)")
-    add("--runs", type=int, default=3, help="of each concurrency (default: %(default)s)")
+    add("--concurrency", type=int, default=32, metavar="N", help="requests at once (default: %(default)s)")
+    add(
+        "--captions",
+        type=int,
+        default=20,
+        metavar="N",
+        help="of a run, times the requests at once (default: %(default)s)",
+    )
+    add("--runs", type=int, default=3, metavar="N", help="of each concurrency (default: %(default)s)")
     add("--memory", action="store_true", help="measure memory in place of speed")
     args = parser.parse_args()
     if args.captions < 2 or args.concurrency < 2 or args.runs < 1 or args.delay < 0:
-        parser.error(
+        raise UserError(
             "expected --captions and --concurrency of at least 2, --runs of at least 1, --delay of at least 0"
         )
     ours, theirs = multiprocessing.Pipe()
@@ -154,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

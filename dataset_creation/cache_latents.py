@@ -1,42 +1,65 @@
 """Encode a dataset once, so that training runs neither the autoencoder nor a frozen text encoder.
 
-python dataset_creation/cache_latents.py DATASET_DIR --config CONFIG --ckpt WEIGHTS
+    python dataset_creation/cache_latents.py DATASET_DIR --config configs/train.yaml --ckpt WEIGHTS
 
-A stopped run goes on with the same command. The text encoder counts as frozen when CONFIG has a whole model
-without ``cond_stage_trainable: true``; then WEIGHTS must be those of a whole model too.
+A stopped run goes on with the same command. The text encoder counts as frozen when the config has a whole
+model without cond_stage_trainable: true; then --ckpt must be the weights of a whole model too.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from ldm.checkpoint import load_autoencoder, read_config
-from ldm.training.cache_writer import PRECISIONS, CacheWriter
+from ldm.arguments import Parser
 from ldm.util import UserError, instantiate_from_config, run_main
-from ldm.weights_file import open_weights
 
-DEVICES = ("cpu", "cuda", "mps")
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def make_parser() -> argparse.ArgumentParser:
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("files").add_argument
+    add("dataset", metavar="DATASET_DIR", help="folder with seeds.json; the latents come into it")
+    add("--config", required=True, metavar="FILE", help="YAML of the autoencoder or of a model that has it")
+    add(
+        "--ckpt",
+        required=True,
+        metavar="FILE",
+        help="weights of the autoencoder or of a whole model: .ckpt, .safetensors, a diffusers folder, or "
+        "its name on the hub",
     )
-    add = parser.add_argument
-    add("dataset", help="dataset folder with seeds.json")
-    add("--config", required=True, help="YAML of the autoencoder or of a model that has it")
-    add("--ckpt", required=True, help="weights of the autoencoder or of a whole model")
-    add("--vae-ckpt", help="weights of the autoencoder, in place of those in --ckpt")
-    add("--resolution", type=int, help="resize pictures to a square of this side (default: as they are)")
-    add("--precision", choices=PRECISIONS, default="fp16", help="of what is stored (default: %(default)s)")
-    add("--batch-size", type=int, default=64, help="pictures at once (default: %(default)s)")
-    add("--shard-size", type=int, default=1024, help="pictures or texts a file (default: %(default)s)")
-    add("--device", choices=DEVICES, help="what computes (default: cuda where there is a GPU, else cpu)")
-    return parser.parse_args()
+    add("--vae-ckpt", metavar="FILE", help="autoencoder weights to use instead (default: those in --ckpt)")
+    add = parser.add_argument_group("encoding").add_argument
+    add(
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="resize pictures to a square of this side (default: none, as they are)",
+    )
+    add(
+        "--precision",
+        choices=("fp16", "fp32"),
+        default="fp16",
+        help="of what is stored (default: %(default)s)",
+    )
+    add("--batch-size", type=int, default=64, metavar="N", help="pictures at once (default: %(default)s)")
+    add(
+        "--shard-size",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="pictures or texts in a file (default: %(default)s)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="where to compute; auto takes a GPU if there is one (default: %(default)s)",
+    )
+    return parser
 
 
 def load_text_encoder(config: Any, ckpt: str) -> nn.Module:
@@ -45,6 +68,8 @@ def load_text_encoder(config: Any, ckpt: str) -> nn.Module:
     Raises:
         UserError: the file does not hold one, or one of other sizes.
     """
+    from ldm.weights_file import open_weights
+
     encoder = instantiate_from_config(config).eval().requires_grad_(False)
     weights = open_weights(ckpt)
     for name, target in encoder.state_dict().items():
@@ -61,10 +86,12 @@ def load_text_encoder(config: Any, ckpt: str) -> nn.Module:
 
 
 def main() -> None:
-    args = parse_args()
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not getattr(torch, device).is_available():
-        raise UserError(f"device {device!r}: torch finds no such GPU here; expected cpu")
+    args = make_parser().parse_args()
+    from ldm.checkpoint import load_autoencoder, read_config  # late: torch takes seconds
+    from ldm.device import choose_device
+    from ldm.training.cache_writer import CacheWriter
+
+    device = choose_device(args.device)
     config = read_config(args.config).model
     text_encoder = None
     if "cond_stage_config" in config.params and not config.params.get("cond_stage_trainable", False):

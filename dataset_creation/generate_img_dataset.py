@@ -13,14 +13,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ldm.arguments import SD_CKPT, SD_CONFIG, SD_VAE_CKPT
+from ldm.arguments import SD_CKPT, SD_CONFIG, SD_VAE_CKPT, Parser
 from ldm.util import UserError, run_main
+from metrics.arguments import add_clip_options
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
     _add_files(parser.add_argument_group("files"))
     _add_sampling(parser.add_argument_group("sampling"))
     _add_filters(parser.add_argument_group("what is kept"))
@@ -30,29 +30,43 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_files(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("old_out_dir", nargs="?", metavar="OUT_DIR", help="as --out_dir")
+    add("old_out_dir", nargs="?", metavar="OUT_DIR", help="as --out_dir, by which it may also be given")
     add("old_prompts_file", nargs="?", metavar="PROMPTS_FILE", help="as --prompts_file")
-    add("--out_dir", "--out-dir", metavar="DIR", help="the dataset; a run begun there goes on")
+    add(
+        "--out_dir",
+        "--out-dir",
+        metavar="DIR",
+        help="folder of the dataset; a run begun there goes on (default: OUT_DIR)",
+    )
     add(
         "--prompts_file",
         "--prompts-file",
         metavar="FILE",
-        help="JSON lines of input (or caption), edit, output",
+        help="JSON lines of input (or caption), edit, output (default: PROMPTS_FILE)",
     )
     add(
         "--replay",
         metavar="DATASET_DIR",
-        help="instead of prompts: make the pairs of this dataset again, by its metadata, all of them",
+        help="in place of prompts: make all pairs of this dataset again, by its metadata (default: none)",
     )
-    add("--ckpt", default=SD_CKPT, metavar="FILE", help="the text-to-image model (default: %(default)s)")
     add(
-        "--config", default=str(SD_CONFIG), metavar="FILE", help="its configuration (default: that of SD 1.5)"
+        "--ckpt",
+        default=SD_CKPT,
+        metavar="FILE",
+        help="the text-to-image model: .ckpt, .safetensors, a diffusers folder, or its name on the hub "
+        "(default: %(default)s)",
+    )
+    add(
+        "--config",
+        default=str(SD_CONFIG),
+        metavar="FILE",
+        help="YAML file of the model (default: that of Stable Diffusion 1.5)",
     )
     add(
         "--vae-ckpt",
         default=SD_VAE_CKPT,
         metavar="FILE",
-        help="its autoencoder; none: the one in --ckpt (default: %(default)s)",
+        help="autoencoder weights to use instead; none: those in --ckpt (default: %(default)s)",
     )
     add(
         "--format",
@@ -65,18 +79,35 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--steps", type=int, default=100, help="denoising steps (default: %(default)s)")
-    add("--n-samples", type=int, default=100, help="pairs drawn for each prompt (default: %(default)s)")
-    add("--min-p2p", type=float, default=0.1, help="least share of steps with shared attention (%(default)s)")
-    add("--max-p2p", type=float, default=0.9, help="highest share (default: %(default)s)")
-    add("--min-cfg", type=float, default=7.5, help="least guidance scale (default: %(default)s)")
-    add("--max-cfg", type=float, default=15.0, help="highest guidance scale (default: %(default)s)")
+    add(
+        "--n-samples",
+        type=int,
+        default=100,
+        metavar="N",
+        help="pairs drawn for each prompt (default: %(default)s)",
+    )
+    for option, default, metavar, what in (
+        ("--min-p2p", 0.1, "SHARE", "least share of steps with shared attention, 0 to 1"),
+        ("--max-p2p", 0.9, "SHARE", "highest share of them"),
+        ("--min-cfg", 7.5, "SCALE", "least guidance scale, no unit"),
+        ("--max-cfg", 15.0, "SCALE", "highest guidance scale"),
+    ):
+        add(option, type=float, default=default, metavar=metavar, help=f"{what} (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the whole dataset (default: %(default)s)")
     add(
         "--sampler",
         default="euler_ancestral",
-        help="any of k-diffusion but dpm_adaptive (default: %(default)s)",
+        metavar="NAME",
+        help='any of those that "python edit_cli.py --sampler help" lists but dpm_adaptive '
+        "(default: %(default)s)",
     )
-    add("--resolution", type=int, default=512, help="side of the pictures in pixels (default: %(default)s)")
+    add(
+        "--resolution",
+        type=int,
+        default=512,
+        metavar="PIXELS",
+        help="side of the square pictures (default: %(default)s)",
+    )
 
 
 def _add_filters(group: argparse._ArgumentGroup) -> None:
@@ -85,47 +116,71 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
         "--max-out-samples",
         type=int,
         default=4,
+        metavar="N",
         help="pairs kept of a prompt, at most (default: %(default)s)",
     )
-    add("--clip-threshold", type=float, default=0.2, help="of picture and caption (default: %(default)s)")
-    add("--clip-dir-threshold", type=float, default=0.2, help="of both changes (default: %(default)s)")
-    add("--clip-img-threshold", type=float, default=0.7, help="of both pictures (default: %(default)s)")
-    add(
-        "--clip-model",
-        default="ViT-L-14",
-        help="a model of open_clip, or its JSON file (default: %(default)s)",
-    )
-    add(
-        "--clip-pretrained",
-        default="openai",
-        metavar="TAG",
-        help="which weights of it (default: %(default)s)",
-    )
-    add("--clip-weights", metavar="FILE", help="a file of them (default: downloaded)")
+    for name, what, least in (
+        ("", "either picture and its caption", 0.2),
+        ("-dir", "the changes of pictures and captions", 0.2),
+        ("-img", "the two pictures", 0.7),
+    ):
+        add(
+            f"--clip{name}-threshold",
+            type=float,
+            default=least,
+            metavar="COSINE",
+            help=f"least similarity of {what}, -1 to 1; 0: any (default: %(default)s)",
+        )
+    add_clip_options(group, "ViT-L-14")
     add(
         "--nsfw-filter",
         nargs="?",
         type=float,
         const=0.5,
         metavar="LIMIT",
-        help="drop pairs with a picture of an NSFW score over LIMIT, 0 to 1 (without LIMIT %(const)s); "
-        "needs pip install -e '.[nsfw]'",
+        help="drop pairs with a picture of an NSFW score over LIMIT, 0 to 1, %(const)s without LIMIT; needs "
+        "pip install -e '.[nsfw]' (default: none, keep all)",
     )
 
 
 def _add_work(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--batch-size", type=int, help="samples at once (default: as many as fit the memory)")
-    add("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
-    add("--precision", choices=("auto", "fp32", "fp16", "bf16"), default="auto", help="auto: fp16 on CUDA")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="samples at once; changes no pair (default: as many as fit the memory)",
+    )
+    add(
+        "--device",
+        default="auto",
+        help="where to compute: cpu, cuda, cuda:1, mps; auto: a GPU if there is one (default: %(default)s)",
+    )
+    add(
+        "--precision",
+        choices=("auto", "fp32", "fp16", "bf16"),
+        default="auto",
+        help="number format of the model; auto is fp16 on CUDA, else fp32 (default: %(default)s)",
+    )
     add(
         "--n-partitions",
         type=int,
         default=1,
+        metavar="N",
         help="shares of the prompts, for job arrays (default: %(default)s)",
     )
-    add("--partition", type=int, default=0, help="which share, counted from 0 (default: %(default)s)")
-    add("--ray", metavar="ADDRESS", help="work on this Ray cluster (auto: the one here; local: start one)")
+    add(
+        "--partition",
+        type=int,
+        default=0,
+        metavar="N",
+        help="which share, counted from 0 (default: %(default)s)",
+    )
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        help="work on this Ray cluster; auto: the one here; local: start one (default: none, this process)",
+    )
     add("--ray-workers", type=int, metavar="N", help="actors on it (default: one for each GPU)")
     add("--force", action="store_true", help="go on in a folder that was begun with other settings")
     add("--dry-run", action="store_true", help="say what would be done and how long it would take")

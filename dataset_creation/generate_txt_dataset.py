@@ -18,29 +18,66 @@ from dataset_creation.language_model import add_model_options, model_arguments
 from dataset_creation.merge import merge
 from dataset_creation.moderation import MODES
 from dataset_creation.triple_run import PATIENCE, Report, RunOptions, run
+from ldm.arguments import Parser
 from ldm.util import UserError, run_main
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_options(parser.add_argument_group("language model"))
+    _add_captions(parser.add_argument_group("captions"))
+    _add_work(parser.add_argument_group("work"))
+    _add_cost(parser.add_argument_group("cost"))
+    return parser
+
+
+def _add_captions(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--captions",
+        metavar="FILE",
+        help="a .txt, .jsonl, .csv or .parquet file, or a dataset on the hub, as owner/name (default: none; "
+        "needed but for --merge)",
     )
-    add_model_options(parser)
-    add = parser.add_argument_group("captions").add_argument
-    add("--captions", help="a .txt, .jsonl, .csv or .parquet file, or a dataset on the hub, as owner/name")
-    add("--caption-column", help="of the captions (default: caption, TEXT, text, input or prompt)")
-    add("--url-column", help="of the pictures' addresses (default: url or URL, if there)")
+    add(
+        "--caption-column",
+        metavar="NAME",
+        help="of the captions (default: caption, TEXT, text, input or prompt)",
+    )
+    add("--url-column", metavar="NAME", help="of the pictures' addresses (default: url or URL, if there)")
     add(
         "--num-samples",
         type=int,
         default=10_000,
-        help="captions to draw, all partitions (default: %(default)s)",
+        metavar="N",
+        help="captions to draw, of all partitions together (default: %(default)s)",
     )
     add("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
-    add("--num-partitions", "--partitions", type=int, default=1, help="shares of it (default: %(default)s)")
-    add("--partition", type=int, default=0, help="which share, counted from 0 (default: %(default)s)")
-    add = parser.add_argument_group("work").add_argument
-    add("--output", help="file of the triples (default: data/triples-PARTITION-of-PARTITIONS.jsonl)")
+    add(
+        "--num-partitions",
+        "--partitions",
+        type=int,
+        default=1,
+        metavar="N",
+        help="shares of what is drawn, for job arrays (default: %(default)s)",
+    )
+    add(
+        "--partition",
+        type=int,
+        default=0,
+        metavar="N",
+        help="which share, counted from 0 (default: %(default)s)",
+    )
+
+
+def _add_work(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--output",
+        metavar="FILE",
+        help="file of the triples (default: data/triples-PARTITION-of-PARTITIONS.jsonl)",
+    )
     add(
         "--moderation", choices=MODES, default="api", help="what looks for unfit texts (default: %(default)s)"
     )
@@ -49,7 +86,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="words for --moderation wordlist, one a line (default: English ones)",
     )
-    add("--concurrency", type=int, default=16, help="requests at once (default: %(default)s)")
+    add(
+        "--concurrency",
+        type=int,
+        default=16,
+        metavar="N",
+        help="requests at once (default: %(default)s)",
+    )
     add(
         "--give-up-after",
         type=float,
@@ -57,17 +100,28 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="end when the server has not answered for so long (default: %(default).0f)",
     )
-    add("--price-input", type=float, metavar="USD", help="of a million tokens of prompts: shows the cost")
-    add("--price-output", type=float, metavar="USD", help="of a million tokens of answers")
     add(
         "--ray",
         metavar="ADDRESS",
-        help="run all partitions as tasks on this Ray cluster (auto: the one here)",
+        help="run all partitions as tasks on this Ray cluster, auto for the one here (default: none, here)",
     )
     add(
-        "--merge", nargs="+", metavar="FILE", help="join files of triples: the new file, then the partitions'"
+        "--merge",
+        nargs="+",
+        metavar="FILE",
+        help="in place of all else join files of triples: the new file, then the partitions' (default: none)",
     )
-    return parser
+
+
+def _add_cost(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    for kind, what in (("input", "prompts"), ("output", "answers")):
+        add(
+            f"--price-{kind}",
+            type=float,
+            metavar="USD",
+            help=f"of a million tokens of {what}, to show what the run costs (default: none)",
+        )
 
 
 def options_of(args: argparse.Namespace) -> RunOptions:

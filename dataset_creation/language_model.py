@@ -282,27 +282,28 @@ def retry_after(headers: Mapping[str, str]) -> float:
 # --- Options of programs ------------------------------------------------------------------------------------
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(group: argparse._ArgumentGroup) -> None:
     """The options that say which model is asked, and how."""
-    group = parser.add_argument_group("language model")
     add = group.add_argument
-    add("model", nargs="?", help="name of the model, as --openai-model")
-    add("--openai-model", metavar="MODEL", help="name of the model, as the server knows it")
+    add("model", nargs="?", metavar="MODEL", help="as --openai-model, by which it may also be given")
+    add("--openai-model", metavar="MODEL", help="name by which the server knows the model (default: MODEL)")
     add(
         "--openai-base-url",
         metavar="URL",
-        help="server, with its /v1 (default: OPENAI_BASE_URL, else OpenAI's)",
+        help="server, with its /v1 (default: the environment variable OPENAI_BASE_URL, else OpenAI's)",
     )
     add(
         "--openai-api-key",
         metavar="KEY",
-        help="better in the environment variable OPENAI_API_KEY: the process list shows command lines",
+        help="for the server; the process list shows it, the environment does not (default: the environment "
+        "variable OPENAI_API_KEY)",
     )
     add(
         "--api",
         choices=APIS,
         default="auto",
-        help="completions for fine-tuned completion models, chat for others (default: by the model's name)",
+        help="completions for fine-tuned completion models, chat for others, auto: by the name of the model "
+        "(default: %(default)s)",
     )
     add(
         "--examples",
@@ -310,7 +311,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default=str(EXAMPLES_FILE),
         help="triples to show a chat model, JSON lines with input, edit, output (default: some of our own)",
     )
-    add("--shots", type=int, default=SHOTS, help="how many of them for each caption (default: %(default)s)")
+    add(
+        "--shots",
+        type=int,
+        default=SHOTS,
+        metavar="N",
+        help="how many of them for each caption (default: %(default)s)",
+    )
 
 
 def model_arguments(args: argparse.Namespace, seed: int = 0) -> dict[str, Any]:

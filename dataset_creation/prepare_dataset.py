@@ -1,10 +1,10 @@
-"""List the pairs of a dataset in ``seeds.json``, which training reads: the last step of making one.
+"""List the pairs of a dataset in seeds.json, which training reads: the last step of making one.
 
     python dataset_creation/prepare_dataset.py data/my-dataset
     python dataset_creation/prepare_dataset.py data/my-dataset --min-clip-img 0.75
 
 Tar shards in the folder are unpacked first. Pairs that are not complete are named and left out; with
-``--min-…`` also those of lower similarity by their metadata, so that a dataset can be filtered anew without
+--min-… also those of lower similarity by their metadata, so that a dataset can be filtered anew without
 generating it again.
 """
 
@@ -23,6 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dataset_creation.clip_filter import Similarities, Thresholds, failed
+from ldm.arguments import Parser
 from ldm.data.formats import INDEX, pair_paths, prompt_folders, read_metadata, read_prompt, write_index
 from ldm.data.shards import unpack_all
 from ldm.util import UserError, run_main
@@ -136,19 +137,21 @@ def thresholds_of(args: argparse.Namespace) -> Thresholds | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("dataset_dir", type=Path, help="folder that generate_img_dataset.py made")
-    add(
-        "--min-clip",
-        type=float,
-        metavar="COSINE",
-        help="least similarity of pictures and their captions, 0: any",
-    )
-    add("--min-clip-dir", type=float, metavar="COSINE", help="least similarity of both changes")
-    add("--min-clip-img", type=float, metavar="COSINE", help="least similarity of both pictures")
+    add("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder that generate_img_dataset.py made")
+    for name, what in (
+        ("", "pictures and their captions"),
+        ("-dir", "both changes"),
+        ("-img", "both pictures"),
+    ):
+        add(
+            f"--min-clip{name}",
+            type=float,
+            metavar="COSINE",
+            help=f"least similarity of {what}, -1 to 1 (default: 0, any)",
+        )
     args = parser.parse_args()
     print(prepare(args.dataset_dir, thresholds_of(args)))
 

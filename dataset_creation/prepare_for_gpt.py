@@ -3,7 +3,7 @@
     python dataset_creation/prepare_for_gpt.py --input-path human-written.jsonl --output-path tune.jsonl
 
 Reads JSON lines with input (or caption), edit and output. Writes prompt and completion as published, or with
-``--format chat`` the conversations that today's fine-tuning takes.
+--format chat the conversations that today's fine-tuning takes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataset_creation.instructions import (
     prompt_of,
     read_triples,
 )
+from ldm.arguments import Parser
 from ldm.modules.encoders.bpe import token_count
 from ldm.util import UserError, replacing, run_main
 
@@ -30,13 +31,12 @@ FORMATS = ("completion", "chat")
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--input-path", help="triples")
-    add("--output-path", help="file to write")
-    add("--format", choices=FORMATS, default=FORMATS[0], help="default: %(default)s")
+    add("--input-path", metavar="FILE", help="triples to read (default: the first PATH)")
+    add("--output-path", metavar="FILE", help="file to write (default: the second PATH)")
+    add("--format", choices=FORMATS, default=FORMATS[0], help="of the lines (default: %(default)s)")
     add("--skip-invalid", action="store_true", help="write the good lines although others are bad")
     add("paths", nargs="*", metavar="PATH", help="input and output, in place of the two options")
     args = parser.parse_args()

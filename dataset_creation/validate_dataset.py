@@ -3,8 +3,8 @@
     python dataset_creation/validate_dataset.py data/clip-filtered-dataset --sheet sheet.jpg
     python dataset_creation/validate_dataset.py "parquet/train-*.parquet" --before-column input_image
 
-Reads the published layout (see `ldm.data.formats`) and parquet files in the hub's. Exit code 0: nothing is
-wrong; 1: something is, and is listed; 2: the command is wrong, or the parquet files cannot be opened.
+Reads the published layout and parquet files in the hub's. Exit code 0: nothing is wrong; 1: something is, and
+is listed; 2: the command is wrong, or the parquet files cannot be opened.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from ldm.arguments import Parser
 from ldm.data.contact_sheet import SheetExample, contact_sheet
 from ldm.data.formats import Example, pair_paths, read_examples, read_picture, read_prompt
 from ldm.data.hub import Columns, HubRows
@@ -321,19 +322,40 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Check a dataset and name what is wrong with it.")
-    parser.add_argument("dataset", help="folder with seeds.json, or parquet: a file, a folder, a pattern")
-    parser.add_argument(
-        "--sheet", metavar="FILE", help="write a contact sheet of some examples to this picture"
+def make_parser() -> argparse.ArgumentParser:
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("dataset").add_argument
+    add("dataset", metavar="DATASET", help="folder with seeds.json, or parquet: a file, a folder, a pattern")
+    for name, what in (("before", "picture before"), ("edit", "instruction"), ("after", "picture after")):
+        add(
+            f"--{name}-column",
+            default=getattr(Columns, name),
+            metavar="NAME",
+            help=f"parquet column of the {what} (default: %(default)s)",
+        )
+    add = parser.add_argument_group("report").add_argument
+    add(
+        "--show",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="problems of a kind, and sizes, to print (default: %(default)s)",
     )
-    parser.add_argument("--sheet-examples", type=positive, default=16, help="on it (default: %(default)s)")
-    parser.add_argument("--show", type=positive, default=10, help="problems of a kind (default: %(default)s)")
-    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="threads that read")
-    for name in ("before", "edit", "after"):
-        default = getattr(Columns, name)
-        parser.add_argument(f"--{name}-column", default=default, help="of parquet (default: %(default)s)")
-    args = parser.parse_args()
+    add("--sheet", metavar="FILE", help="write a contact sheet of some examples there (default: none)")
+    add("--sheet-examples", type=positive, default=16, metavar="N", help="on it (default: %(default)s)")
+    add(
+        "--workers",
+        type=positive,
+        default=os.cpu_count(),
+        metavar="N",
+        help="threads that read (default: one for each processor)",
+    )
+    return parser
+
+
+def main() -> None:
+    args = make_parser().parse_args()
     if args.sheet:
         prepare_output(args.sheet)
     source = open_source(args.dataset, Columns(args.before_column, args.edit_column, args.after_column))

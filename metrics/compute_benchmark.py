@@ -18,7 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldm.arguments import Parser, add_model_options, load_editor
 from ldm.util import UserError, replacing, run_main
+from metrics.arguments import add_clip_options
 
 if TYPE_CHECKING:
     import torch
@@ -27,52 +29,78 @@ if TYPE_CHECKING:
     from metrics.dino import Dino
 
 SAMPLING = ("steps", "resolution", "cfg_text", "cfg_image")
-DATASET_HELP = "parquet file, folder of them, pattern, or name on the hub (default: %(default)s)"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True, title="benchmarks")
+    text = "real edits, of which the true results are known"
+    group = _add_benchmark(benchmarks, "magicbrush", text, "osunlp/MagicBrush")
+    group.add_argument("--split", default="dev", help="of a dataset on the hub (default: %(default)s)")
+    group.add_argument(
+        "--captions",
+        type=Path,
+        metavar="FILE",
+        help="its local_captions.json, which the score CLIP-T needs (default: none)",
     )
-    benchmarks = parser.add_subparsers(dest="benchmark", required=True)
-    magicbrush = benchmarks.add_parser("magicbrush", help="real edits, of which the true results are known")
-    magicbrush.add_argument("--dataset", default="osunlp/MagicBrush", help=DATASET_HELP)
-    magicbrush.add_argument("--split", default="dev", help="of a dataset on the hub (default: %(default)s)")
-    magicbrush.add_argument(
-        "--captions", type=Path, metavar="FILE", help="its local_captions.json; CLIP-T needs it"
-    )
-    emu_edit = benchmarks.add_parser("emu-edit", help="instructions with captions before and after")
-    emu_edit.add_argument("--dataset", default="facebook/emu_edit_test_set", help=DATASET_HELP)
-    emu_edit.add_argument(
+    text = "instructions with captions before and after"
+    group = _add_benchmark(benchmarks, "emu-edit", text, "facebook/emu_edit_test_set")
+    group.add_argument(
         "--split", help="validation or test (default: test where the data has several, else all)"
     )
-    for each in (magicbrush, emu_edit):
-        _add_shared(each.add_argument)
     return parser
 
 
-def _add_shared(add: Any) -> None:
-    own = "(default: the model's own)"
-    add("--output", required=True, type=Path, metavar="DIR", help="results; a run begun there goes on")
-    add("--limit", type=int, metavar="N", help="only the first N sessions of MagicBrush, or rows of Emu Edit")
-    add("--ckpt", metavar="FILE", help="the edit model (default: the published one, else the embedded one)")
-    add("--config", metavar="FILE", help="its configuration (default: configs/generate.yaml)")
-    add("--vae-ckpt", metavar="FILE", help="autoencoder weights to use instead (default: none)")
-    add("--steps", type=int, help=f"denoising steps {own}")
-    add("--resolution", type=int, metavar="PIXELS", help=f"about the longer side of the edits {own}")
-    add("--cfg-text", type=float, metavar="SCALE", help=f"how strongly to follow the instruction {own}")
-    add("--cfg-image", type=float, metavar="SCALE", help=f"how strongly to stay with the picture {own}")
-    add("--seed", type=int, default=0, help="of the noise of all edits (default: %(default)s)")
-    add("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
-    add("--precision", choices=("auto", "fp32", "fp16", "bf16"), default="auto", help="auto: fp16 on CUDA")
-    add("--clip-model", default="ViT-B-32", help="a model of open_clip, or its JSON file (%(default)s)")
-    add("--clip-pretrained", default="openai", metavar="TAG", help="which weights of it (%(default)s)")
-    add("--clip-weights", metavar="FILE", help="a file of them (default: downloaded)")
-    add(
+def _add_benchmark(benchmarks: Any, name: str, text: str, dataset: str) -> argparse._ArgumentGroup:
+    """Add a benchmark with the options that all have; the group of those of its data.
+
+    Args:
+        text: what it is.
+        dataset: on the hub.
+    """
+    parser = benchmarks.add_parser(name, help=text, description=f"Score an edit model on {name}: {text}.")
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset",
+        default=dataset,
+        metavar="PATH",
+        help="parquet file, folder of them, pattern, or name on the hub (default: %(default)s)",
+    )
+    data.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="only the first N sessions of magicbrush, or rows of emu-edit (default: none, all)",
+    )
+    data.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder of the results; a run begun there goes on",
+    )
+    _add_edits(parser.add_argument_group("edits"))
+    add_model_options(parser.add_argument_group("model"))
+    rating = parser.add_argument_group("rating")
+    add_clip_options(rating, "ViT-B-32")
+    rating.add_argument(
         "--dino-weights",
         metavar="FILE",
-        help="DINO's ViT-S/16, or none; without it the other scores are computed (default: downloaded)",
+        help="DINO's ViT-S/16, or none; without it the other scores are computed (default: download)",
     )
+    return data
+
+
+def _add_edits(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    own = "(default: the model's own, {} for the published one)".format
+    add("--steps", type=int, help=f"denoising steps {own(100)}")
+    add("--resolution", type=int, metavar="PIXELS", help=f"about the longer side of the edits {own(512)}")
+    follow, stay = "how strongly to follow the instruction", "how strongly to stay with the picture"
+    add("--cfg-text", type=float, metavar="SCALE", help=f"{follow}, no unit {own(7.5)}")
+    add("--cfg-image", type=float, metavar="SCALE", help=f"{stay}, no unit {own(1.5)}")
+    add("--seed", type=int, default=0, help="of the noise of all edits (default: %(default)s)")
 
 
 def read_benchmark(args: argparse.Namespace) -> Benchmark:
@@ -136,7 +164,7 @@ def main() -> None:
         if (value := getattr(args, name)) is not None and value < 1:
             raise UserError(f"--{name}: expected at least 1, got {value}")
     # Late, as torch takes seconds.
-    from ldm.editor import ImageEditor, find_model
+    from ldm.editor import find_model
     from ldm.weights_file import file_facts
     from metrics.benchmark import RESULTS, run
     from metrics.clip_similarity import ClipSimilarity
@@ -146,7 +174,7 @@ def main() -> None:
     files = find_model(args.config, args.ckpt)
     if files.notice:
         print(files.notice, file=sys.stderr)
-    editor = ImageEditor.load(files.config, files.ckpt, args.vae_ckpt, args.device, args.precision)
+    editor, about = load_editor(args, files)
     clip = ClipSimilarity(args.clip_model, args.clip_pretrained, args.clip_weights, editor.device)
     dino, no_dino = load_dino(args.dino_weights, editor.device)
     given = {name: getattr(args, name) for name in SAMPLING}
@@ -158,6 +186,7 @@ def main() -> None:
         "vae_ckpt": file_facts(args.vae_ckpt),
         "device": editor.device.type,
         "precision": editor.precision,
+        **{name: about[name] for name in about.keys() & {"lora"}},
     }
     scorers = {
         "clip": [Path(args.clip_model).name, args.clip_pretrained, file_facts(args.clip_weights)],

@@ -19,8 +19,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ldm.arguments import ROOT, SD_CKPT, SD_CONFIG
+from ldm.arguments import ROOT, SD_CKPT, SD_CONFIG, Parser, add_model_options, load_editor
 from ldm.util import UserError, replacing, run_main
+from metrics.arguments import add_clip_options
 
 SCALES_IMAGE = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -28,36 +29,22 @@ SHEET_QUALITY = 88
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    _add_model(parser.add_argument_group("model"))
-    _add_samples(parser.add_argument_group("samples"))
-    _add_scales(parser.add_argument_group("edits"))
-    _add_rating(parser.add_argument_group("rating"))
-    return parser
-
-
-def _add_model(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    group = parser.add_argument_group("model")
+    group.add_argument(
         "--method",
         choices=("instruct-pix2pix", "sdedit"),
         default="instruct-pix2pix",
-        help="edit by the instruction, or with a text-to-image model by the second caption (default: "
-        "%(default)s)",
+        help="edit by the instruction, or as SDEdit with a text-to-image model by the second caption; then "
+        "--ckpt and --config are by default those of Stable Diffusion 1.5 (default: %(default)s)",
     )
-    add(
-        "--ckpt",
-        metavar="FILE",
-        help="weights (default: the published ones; of an edit model, if these are not there, the small "
-        "embedded model)",
-    )
-    add("--config", metavar="FILE", help="configuration of the model (default: of the published one)")
-    add("--vae-ckpt", metavar="FILE", help="autoencoder weights to use instead (default: none)")
-    add("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
-    add("--precision", default="auto", help="auto, fp32, fp16 or bf16 (default: fp16 on CUDA, else fp32)")
-    add("--batch-size", type=int, default=8, help="samples edited at once (default: %(default)s)")
+    add_model_options(group)
+    _add_samples(parser.add_argument_group("samples"))
+    _add_edits(parser.add_argument_group("edits"))
+    _add_rating(parser.add_argument_group("rating"))
+    _add_output(parser.add_argument_group("output"))
+    return parser
 
 
 def _add_samples(group: argparse._ArgumentGroup) -> None:
@@ -65,6 +52,7 @@ def _add_samples(group: argparse._ArgumentGroup) -> None:
     add(
         "--dataset",
         default="data/clip-filtered-dataset/",
+        metavar="PATH",
         help="folder in the published layout, or parquet as on the hub: file, folder, or owner/name "
         "(default: %(default)s)",
     )
@@ -74,12 +62,17 @@ def _add_samples(group: argparse._ArgumentGroup) -> None:
         default="test",
         help="90, 5 or 5 %% of the dataset by order, or all of it (default: %(default)s)",
     )
-    add("--num-samples", type=int, default=5000, help="at most (default: %(default)s)")
-    add("--resolution", type=int, help="pixels, of a square (default: the model's own, 512)")
+    add("--num-samples", type=int, default=5000, metavar="N", help="at most (default: %(default)s)")
+    add(
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="side of the square pictures (default: the model's own, 512 for the published one)",
+    )
     add("--seed", type=int, default=0, help="of the samples and the noise (default: %(default)s)")
 
 
-def _add_scales(group: argparse._ArgumentGroup) -> None:
+def _add_edits(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--scales-text",
@@ -87,7 +80,7 @@ def _add_scales(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=[7.5],
         metavar="SCALE",
-        help="guidance by the text (default: 7.5)",
+        help="guidance by the text, no unit (default: 7.5)",
     )
     add(
         "--scales-image",
@@ -95,7 +88,7 @@ def _add_scales(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=SCALES_IMAGE,
         metavar="SCALE",
-        help="guidance by the picture (default: 1.0 to 2.2 by 0.2)",
+        help="guidance by the picture, no unit (default: 1.0 to 2.2 by 0.2)",
     )
     add(
         "--strengths",
@@ -105,27 +98,41 @@ def _add_scales(group: argparse._ArgumentGroup) -> None:
         metavar="SHARE",
         help="of sdedit, 0 to 1, in place of --scales-image (default: 0.3 to 0.9 by 0.1)",
     )
-    add("--steps", type=int, help="denoising steps (default: the model's own, 100)")
-    add("--sampler", default="euler_ancestral", help="as of edit_cli.py (default: %(default)s)")
+    add("--steps", type=int, help="denoising steps (default: the model's own, 100 for the published one)")
+    add(
+        "--sampler",
+        default="euler_ancestral",
+        metavar="NAME",
+        help='any of those that "python edit_cli.py --sampler help" lists (default: %(default)s)',
+    )
+    add(
+        "--batch-size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="samples edited at once; changes no figure (default: %(default)s)",
+    )
 
 
 def _add_rating(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--clip-model", default="ViT-L-14", help="open_clip's name or a JSON file (default: %(default)s)")
-    add(
-        "--clip-pretrained",
-        default="openai",
-        metavar="TAG",
-        help="which weights of it (default: %(default)s)",
-    )
-    add("--clip-weights", metavar="FILE", help="a file of them (default: downloaded)")
-    add(
+    add_clip_options(group, "ViT-L-14")
+    group.add_argument(
         "--paper-compat",
         action="store_true",
         help="give CLIP pictures in [-1, 1], not clamped, as the published program does; its CLIP expects "
         "[0, 1], so figures differ",
     )
-    add("--output_path", "--output-path", default="analysis/", metavar="DIR", help="(default: %(default)s)")
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--output_path",
+        "--output-path",
+        default="analysis/",
+        metavar="DIR",
+        help="folder of the results; a run begun there goes on (default: %(default)s)",
+    )
     add("--name", help="of the run: its folder in --output_path, and its label (default: none)")
 
 
@@ -148,26 +155,31 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def load_method(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The method that edits, and what its edits depend on; fills in what `args` leaves to the model."""
-    from ldm.editor import ImageEditor, check_sampling, find_model, read_defaults
+    from ldm.editor import ModelFiles, check_sampling, find_model, read_defaults
     from ldm.weights_file import file_facts
     from metrics.edit_methods import Denoising, InstructPix2Pix, SDEdit, load_text_to_image
 
     if args.method == "sdedit":
-        config, ckpt = Path(args.config or SD_CONFIG), Path(args.ckpt or ROOT / SD_CKPT)
+        files = ModelFiles(Path(args.config or SD_CONFIG), Path(args.ckpt or ROOT / SD_CKPT))
+        if args.lora:
+            raise UserError("--lora goes with --method instruct-pix2pix, got sdedit")
     else:
-        config, ckpt, notice = find_model(args.config, args.ckpt)
-        if notice:
-            print(notice, file=sys.stderr)
+        files = find_model(args.config, args.ckpt)
+        if files.notice:
+            print(files.notice, file=sys.stderr)
+    config, ckpt = files.config, files.ckpt
     defaults = read_defaults(config)
     args.steps = args.steps or defaults.steps
     args.resolution = args.resolution or defaults.resolution
     check_sampling(args.sampler, args.steps)
     denoising = Denoising(args.steps, args.sampler)
-    files = (config, ckpt, args.vae_ckpt, args.device, args.precision)
+    about: dict[str, Any] = {}
     if args.method == "sdedit":
-        method = SDEdit(load_text_to_image(*files), denoising)
+        model = load_text_to_image(config, ckpt, args.vae_ckpt, args.device, args.precision)
+        method = SDEdit(model, denoising)
     else:
-        method = InstructPix2Pix(ImageEditor.load(*files), denoising)
+        editor, about = load_editor(args, files)
+        method = InstructPix2Pix(editor, denoising)
     settings = {
         "method": args.method,
         "name": args.name or ckpt.stem,
@@ -178,6 +190,7 @@ def load_method(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         "precision": method.precision,
         "steps": args.steps,
         "sampler": args.sampler,
+        **{name: about[name] for name in about.keys() & {"lora"}},
     }
     return method, settings
 

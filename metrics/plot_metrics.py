@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldm.arguments import Parser
 from ldm.util import UserError, differences, run_main
 from metrics.curves import read_curves, read_run
 from metrics.figure import draw
@@ -27,12 +28,12 @@ def files_of(output: str) -> list[Path]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder or file of a run")
-    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="one of each RUN (default: its name)")
-    parser.add_argument("--output", default="plot", help="name of the pictures (default: %(default)s)")
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folder or file of a run")
+    add("--labels", nargs="+", metavar="LABEL", help="one of each RUN (default: its name)")
+    add("--output", default="plot", metavar="NAME", help="of the pictures, no suffix (default: %(default)s)")
     return parser
 
 

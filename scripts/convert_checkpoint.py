@@ -1,8 +1,8 @@
 """Turn a model's weights into another format: .safetensors, .ckpt, or a diffusers folder, in any precision.
 
-python scripts/convert_checkpoint.py --config CONFIG --ckpt logs/RUN/checkpoints/last.ckpt --output FILE
-python scripts/convert_checkpoint.py --config configs/generate.yaml --ckpt timbrooks/instruct-pix2pix \\
-    --output instruct-pix2pix.ckpt
+    python scripts/convert_checkpoint.py --config CONFIG --ckpt logs/RUN/checkpoints/last.ckpt --output FILE
+    python scripts/convert_checkpoint.py --config configs/generate.yaml --ckpt timbrooks/instruct-pix2pix \\
+        --output instruct-pix2pix.ckpt
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ldm.checkpoint import convert_weights
-from ldm.device import DTYPES
+from ldm.arguments import Parser
 from ldm.util import UserError, run_main
 
 
@@ -30,22 +29,29 @@ def output_path(text: str) -> Path:
     return path
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a model's weights in another format.")
-    parser.add_argument("--config", required=True, help="YAML of the model")
-    parser.add_argument(
+def make_parser() -> argparse.ArgumentParser:
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("files").add_argument
+    add("--config", required=True, metavar="FILE", help="YAML of the model")
+    add(
         "--ckpt",
         required=True,
-        help="weights to read: .ckpt, .safetensors, a diffusers folder, or the name of one on the hub",
+        metavar="FILE",
+        help="weights to read: .ckpt, .safetensors, a diffusers folder, or its name on the hub",
     )
-    parser.add_argument("--vae-ckpt", help="autoencoder weights to use instead (default: those of --ckpt)")
-    parser.add_argument(
+    add("--vae-ckpt", metavar="FILE", help="autoencoder weights to use instead (default: those in --ckpt)")
+    add(
         "--output",
         required=True,
+        metavar="FILE",
         help="what to write: a .safetensors or .ckpt file, or a diffusers folder, a name without a suffix",
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="fp16", help="precision (default: %(default)s)")
-    copies = parser.add_mutually_exclusive_group()
+    group = parser.add_argument_group("contents")
+    group.add_argument(
+        "--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="precision (default: %(default)s)"
+    )
+    copies = group.add_mutually_exclusive_group()
     copies.add_argument(
         "--no-ema",
         dest="keep",
@@ -61,8 +67,15 @@ def main() -> None:
         help="both copies, and everything else that a training goes on from (default: the moving average)",
     )
     parser.set_defaults(keep="ema")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = make_parser().parse_args()
     output = output_path(args.output)
+    from ldm.checkpoint import convert_weights  # late: torch takes seconds
+    from ldm.device import DTYPES
+
     convert_weights(
         args.config, args.ckpt, output, vae_ckpt=args.vae_ckpt, dtype=DTYPES[args.dtype], keep=args.keep
     )

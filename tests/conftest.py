@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 # with them.
 LONGEST = (
     "test_exact_training",
+    "test_readme",
     "test_training",
     "test_overfit",
     "test_embedded_model",
     "test_generate_img",
     "test_edit_app",
     "test_compute_metrics",
+    "test_folders_everywhere",
     "test_benchmark_sets",
 )
 

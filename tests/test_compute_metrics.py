@@ -16,11 +16,14 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm.data.formats import pair_paths, read_examples, read_prompt
 from ldm.data.json_lines import JsonLines, read_json_lines
+from ldm.editor import EMBEDDED
 from ldm.util import UserError
+from ldm.weights_file import open_weights
 from metrics import compute_metrics
 from metrics.clip_similarity import ClipSimilarity
 from metrics.edit_methods import Setting, stacked
@@ -106,6 +109,19 @@ def test_a_second_run_adds_nothing(models: Path, whole: Path):
     before = file.read_bytes()
     assert compute(models, whole) == 0
     assert file.read_bytes() == before
+
+
+def test_a_lora(models: Path, whole: Path, tmp_path: Path):
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    ours = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    width, context = open_weights(EMBEDDED).shapes[ours]
+    matrices = {"A": torch.ones(1, context), "B": torch.ones(width, 1)}
+    save_file({f"{name}.lora_{key}.weight": m for key, m in matrices.items()}, tmp_path / "lora.safetensors")
+    assert compute(models, tmp_path / "out", "--lora", f"{tmp_path}/lora.safetensors:0.5") == 0
+    settings, rows = rows_of(tmp_path / "out")
+    before, expected = rows_of(whole)
+    assert settings == before | {"lora": [["lora.safetensors", 0.5]]}
+    assert by_edit(rows).keys() == by_edit(expected).keys() and rows != expected
 
 
 def test_batch_size_changes_no_number(models: Path, whole: Path, tmp_path: Path):
@@ -317,6 +333,8 @@ MISTAKES = {
     "strength": (["--strengths", "2"], "--strengths: expected 0 to 1, got [2.0]"),
     "name": (["--name", "../x"], "--name: expected a name for a folder, got '../x'"),
     "sampler": (["--sampler", "none"], "expected as sampler one of"),
+    "lora": (["--lora", "none.safetensors"], "there is no file none.safetensors"),
+    "lora of sdedit": (["--lora", "x", "--method", "sdedit"], "--lora goes with --method instruct-pix2pix"),
 }
 
 

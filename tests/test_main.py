@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 import main as trainer_program
+from ldm.training.config import learning_rate, read_config
 from training_runs import Project, call, saved
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +39,7 @@ def test_weights_and_biases(project: Project, monkeypatch: pytest.MonkeyPatch) -
 
 def test_files_merge_from_left_to_right(project: Project, tmp_path: Path) -> None:
     (tmp_path / "more.yaml").write_text("model: {base_learning_rate: 0.5}\ndata: {params: {batch_size: 3}}\n")
-    config = trainer_program.read_config(
+    config = read_config(
         [str(project.config("edit")), str(tmp_path / "more.yaml")], ["data.params.batch_size=5"]
     )
     assert config.model.base_learning_rate == 0.5 and config.data.params.batch_size == 5
@@ -53,8 +54,8 @@ def test_scaled_learning_rate() -> None:
             "lightning": {"trainer": {"accumulate_grad_batches": 4}},
         }
     )
-    assert trainer_program.learning_rate(config, devices=8, scale=False) == pytest.approx(1e-4)
-    assert trainer_program.learning_rate(config, devices=8, scale=True) == pytest.approx(1e-4 * 8 * 32 * 4)
+    assert learning_rate(config, devices=8, scale=False) == pytest.approx(1e-4)
+    assert learning_rate(config, devices=8, scale=True) == pytest.approx(1e-4 * 8 * 32 * 4)
 
 
 def test_published_command_lines_parse() -> None:

@@ -222,7 +222,7 @@ def test_stopped_server_is_told_after_signing_in(browser: Browser, tmp_path: Pat
             ("m", "--server-port", "{taken}"),
             "cannot serve at 127.0.0.1, port {taken}: Address already in use",
         ),
-        (("m", "--server-port", "70000"), "--server-port: expected 1 to 65535, got 70000"),
+        (("m", "--server-port", "70000"), "argument --server-port: expected a whole number from 1 to 65535"),
         (("m", "--server-name", "192.0.2.1"), "cannot serve at 192.0.2.1: Cannot assign requested address"),
     ],
 )

@@ -256,7 +256,7 @@ def test_exit_codes_and_the_sheet(
         (["{}/nowhere.parquet"], "expected a parquet file, a folder, a pattern"),
         (["{}", "--workers", "0"], "expected a whole number of at least 1, got '0'"),
         (["{}", "--sheet", "sheet.doc"], "expected an output file ending in"),
-        ([], "required: dataset"),
+        ([], "required: DATASET"),
     ],
 )
 def test_bad_usage(

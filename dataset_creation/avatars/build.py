@@ -1,13 +1,12 @@
-"""Builds the avatar data set: pairs of drawings, captions and instructions in the published dataset layout.
+"""Build the avatar data set: pairs of drawings, captions and instructions in the published dataset layout.
 
     npm ci --prefix dataset_creation/avatars
     python dataset_creation/avatars/build.py data/avatars
 
-OUT_DIR then holds `train/` and the held-out sets `identities/`, `combinations/`, `wordings/` and `style/`,
-each a data set of its own: `NNNNNNN/prompt.json` (`input`, `edit`, `output`), `NNNNNNN/{seed}_0.jpg`,
-`{seed}_1.jpg` and `seeds.json`. In training every edit is there in both directions. In a held-out set ten
-edits of one picture form a group (`"group"` in prompt.json), so that an answer can be told from the nine
-wrong ones.
+OUT_DIR then holds train/ and the held-out sets identities/, combinations/, wordings/ and style/, each a data
+set of its own: NNNNNNN/prompt.json (input, edit, output), NNNNNNN/{seed}_0.jpg, {seed}_1.jpg and seeds.json.
+In training every edit is there in both directions. In a held-out set ten edits of one picture form a group
+("group" in prompt.json), so that an answer can be told from the nine wrong ones.
 """
 
 import argparse
@@ -39,6 +38,7 @@ from dataset_creation.avatars.plan import (
     train_people,
 )
 from dataset_creation.avatars.styles import Style, styles
+from ldm.arguments import Parser
 from ldm.util import UserError, run_main
 
 HERE = Path(__file__).parent
@@ -243,20 +243,47 @@ def _settle_arguments(out: Path, arguments: dict) -> None:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "out_dir", type=Path, help="folder of the data set; an interrupted build goes on there"
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("data set").add_argument
+    add(
+        "out_dir",
+        type=Path,
+        metavar="OUT_DIR",
+        help="folder of the data set; an interrupted build goes on there",
     )
-    parser.add_argument("--size", type=int, default=64, help="side of the pictures in pixels")
-    parser.add_argument(
-        "--styles", nargs="+", default=["avataaars", "openPeeps", "toonHead"], help="to train on"
+    add("--size", type=int, default=64, metavar="PIXELS", help="side of the pictures (default: %(default)s)")
+    add(
+        "--styles",
+        nargs="+",
+        default=["avataaars", "openPeeps", "toonHead"],
+        metavar="NAME",
+        help="of the avatars to train on; a wrong one lists all (default: avataaars openPeeps toonHead)",
     )
-    parser.add_argument("--identities", type=int, default=7000, help="people in the training set")
-    parser.add_argument("--edits", type=int, default=4, help="edits of each of them")
-    parser.add_argument("--groups", type=int, default=60, help="groups of ten edits in each held-out set")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="renderers at a time")
+    add(
+        "--identities",
+        type=int,
+        default=7000,
+        metavar="N",
+        help="people in the training set (default: %(default)s)",
+    )
+    add("--edits", type=int, default=4, metavar="N", help="edits of each of them (default: %(default)s)")
+    add(
+        "--groups",
+        type=int,
+        default=60,
+        metavar="N",
+        help="groups of ten edits in each held-out set (default: %(default)s)",
+    )
+    add = parser.add_argument_group("work").add_argument
+    add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    add(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="renderers at a time (default: one for each processor)",
+    )
     return parser
 
 

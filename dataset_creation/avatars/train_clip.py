@@ -1,8 +1,8 @@
-"""Trains a small CLIP on avatars and their captions: what filters pairs where no published CLIP knows them.
+"""Train a small CLIP on avatars and their captions: what filters pairs where no published CLIP knows them.
 
     python dataset_creation/avatars/train_clip.py data/avatars_one/train --out clip.safetensors
 
-The network is open_clip's own, laid out by a JSON file in its format; the loss is its `ClipLoss`. A batch
+The network is open_clip's own, laid out by a JSON file in its format; the loss is its ClipLoss. A batch
 holds all pictures of some people, which differ by one edit each: pictures of different people alone would be
 told apart by their backgrounds. A stopped run goes on with the same command.
 """
@@ -21,6 +21,7 @@ from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ldm.arguments import Parser
 from ldm.data.formats import SHARES, Example, pair_paths, read_examples, read_picture, read_prompt
 from ldm.training.stream import derived_seed
 from ldm.util import UserError, replacing, run_main
@@ -197,16 +198,26 @@ def _hits(images: Tensor, texts: Tensor, rows: list[int]) -> Tensor:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    about, _, notes = __doc__.partition("\n\n")
+    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("dataset", help="avatars in the published layout")
-    add("--out", type=Path, required=True, help="safetensors file to write")
-    add("--config", default=str(CONFIG), help="open_clip's JSON configuration")
-    add("--steps", type=int, default=800, help="optimizer steps")
-    add("--people", type=int, default=12, help="in a batch, all pictures of each")
-    add("--seed", type=int, default=0, help="of weights and order")
+    add("dataset", metavar="DATASET_DIR", help="avatars in the published layout")
+    add("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+    add(
+        "--config",
+        default=str(CONFIG),
+        metavar="FILE",
+        help="open_clip's JSON configuration (default: configs/avatars/clip.json)",
+    )
+    add("--steps", type=int, default=800, help="optimizer steps (default: %(default)s)")
+    add(
+        "--people",
+        type=int,
+        default=12,
+        metavar="N",
+        help="in a batch, all pictures of each (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
     return parser
 
 
