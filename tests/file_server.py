@@ -5,7 +5,10 @@ Below it what runs the download scripts against it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import random
 import shutil
 import subprocess
 import threading
@@ -199,3 +202,21 @@ def copy_scripts(folder: Path) -> Path:
 
 def script(name: str, *words: str) -> list[str]:
     return ["bash", f"scripts/{name}.sh", *words]
+
+
+HUB_PAIRS = "timbrooks/instructpix2pix-clip-filtered"
+
+
+def hub_parquet(host: str) -> dict[str, bytes]:
+    """Two parquet files and the hub's list of them, in its form."""
+    files, entries = {}, [{"type": "directory", "oid": "0" * 40, "size": 0, "path": "data/more"}]
+    for number in range(2):
+        path, content = (
+            f"data/train-0000{number}-of-00002-1f2e.parquet",
+            random.Random(number).randbytes(100_000),
+        )
+        lfs = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+        entry = {"type": "file", "oid": "a" * 40, "size": len(content), "lfs": lfs, "xetHash": "b" * 64}
+        entries.append({**entry, "path": path})
+        files[f"{host}/datasets/{HUB_PAIRS}/resolve/main/{path}"] = content
+    return {**files, f"{host}/api/datasets/{HUB_PAIRS}/tree/main/data": json.dumps(entries).encode()}

@@ -28,7 +28,7 @@ import file_server
 from dataset_creation.instructions import EXAMPLES_FILE
 from language_model_server import free_port
 from ldm import editor
-from pair_runs import write_models, write_prompts
+from pair_runs import write_models
 from small_model import write_small_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,7 +168,6 @@ def _write_data(folder: Path) -> None:
     captions = [json.loads(line)["input"] for line in EXAMPLES_FILE.read_text().splitlines()[:2]]
     (folder / "captions.txt").write_text("".join(f"{caption}\n" for caption in captions))
     benchmark_files.write(folder / "captions.parquet", [{"caption": caption} for caption in captions])
-    write_prompts(folder / "triples.jsonl")
 
 
 @contextmanager
@@ -264,6 +263,7 @@ def download_hosts(folder: Path) -> Iterator[file_server.FileServer]:
     for name in ("clip-filtered-dataset", "random-sample-dataset"):
         files[f"/one/{name}/shard-00.zip"] = Path(archive).read_bytes()
         files[f"/one/{name}/seeds.json"] = json.dumps([example]).encode()
+    files |= file_server.hub_parquet("/one")
     with file_server.serving(files) as server:
         yield server
 

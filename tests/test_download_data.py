@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import random
@@ -11,7 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from file_server import HTML, Fault, copy_scripts, names, run, script, serving, start, wait_until
+from file_server import (
+    HTML,
+    HUB_PAIRS,
+    Fault,
+    copy_scripts,
+    hub_parquet,
+    names,
+    run,
+    script,
+    serving,
+    start,
+    wait_until,
+)
 from ldm.data.formats import read_examples
 from ldm.util import UserError
 
@@ -135,29 +146,11 @@ def test_too_little_disk_for_a_dataset(checkout: Path) -> None:
     assert said.splitlines()[-1].startswith("error: expected 200.0 PB of free disk in data/pairs, got ")
 
 
-HUB = "timbrooks/instructpix2pix-clip-filtered"
-
-
-def hub_files(host: str) -> dict[str, bytes]:
-    """Two parquet files and the hub's list of them, in its form."""
-    files, entries = {}, [{"type": "directory", "oid": "0" * 40, "size": 0, "path": "data/more"}]
-    for number in range(2):
-        path, content = (
-            f"data/train-0000{number}-of-00002-1f2e.parquet",
-            random.Random(number).randbytes(100_000),
-        )
-        lfs = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
-        entry = {"type": "file", "oid": "a" * 40, "size": len(content), "lfs": lfs, "xetHash": "b" * 64}
-        entries.append({**entry, "path": path})
-        files[f"{host}/datasets/{HUB}/resolve/main/{path}"] = content
-    return {**files, f"{host}/api/datasets/{HUB}/tree/main/data": json.dumps(entries).encode()}
-
-
 def test_parquet(checkout: Path) -> None:
-    files = hub_files("/two")
+    files = hub_parquet("/two")
     contents = {path.rpartition("/")[2]: content for path, content in files.items() if "resolve" in path}
     last = next(path for path in files if path.endswith("1f2e.parquet") and "00001" in path)
-    plan = {f"/one/api/datasets/{HUB}/tree/main/data": [Fault(body=HTML)], last: [Fault(status=404)]}
+    plan = {f"/one/api/datasets/{HUB_PAIRS}/tree/main/data": [Fault(body=HTML)], last: [Fault(status=404)]}
     folder = checkout / "data/instructpix2pix-clip-filtered"
     with serving(files, plan) as server:
         said = run(script("download_data", "--parquet"), checkout, server, code=1, DATA_HOSTS="")

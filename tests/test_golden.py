@@ -3,6 +3,7 @@
 The text encoder's are in `test_text_encoder`, the editor's picture also in `test_editor`.
 """
 
+import copy
 from typing import Any
 
 import pytest
@@ -140,3 +141,16 @@ def test_moving_average(golden: Golden) -> None:
         model.w.data = golden["ema.base"] * factor
         ema(model)
     assert relative_error(ema.w, golden["ema.after3"]) <= ONE_CALL
+
+
+def test_a_training_may_encode_in_half_precision(golden: Golden) -> None:
+    """By a copy of the encoder: what is saved stays in float32."""
+    network = copy.deepcopy(edit_network())
+    names = list(network.state_dict())
+    latent = network.encode_input(golden["vae.image"])
+    network.encode_in(torch.bfloat16)
+    half = network.encode_input(golden["vae.image"])
+    assert half.dtype == torch.float32 and 0 < relative_error(half, latent) < 0.05
+    assert list(network.state_dict()) == names
+    assert network.first_stage_model.quant_conv.weight.dtype == torch.float32
+    assert torch.equal(network.encode_first_stage(golden["vae.image"]).mode(), latent)

@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 
 import faulty_server
 import file_server
+from dataset_creation.instructions import read_examples
 from language_model_server import language_model_server
 from ldm.util import instantiate_from_config
 from readme_commands import (
@@ -92,7 +93,7 @@ def served(folder: Path, command: Command, more: list[str]) -> None:
 
 
 def download(folder: Path, command: Command, more: list[str]) -> None:
-    place = folder / Path(command.words[1]).stem
+    place = folder / "-".join(Path(word).stem.strip("-") for word in command.words[1:])
     place.mkdir()
     with download_hosts(place) as server:
         run_shell(place, command.text, file_server.environment(server))
@@ -174,6 +175,14 @@ def mixed(folder: Path, command: Command, more: list[str]) -> None:
     assert shapes == {(3, 256, 256)} and sorted(data.sources[:8]) == [0] * 6 + [1] * 2
 
 
+def triple(folder: Path, command: Command, more: list[str]) -> None:
+    """Read as an example for a language model."""
+    file = folder / "triple.jsonl"
+    file.write_text(command.text)
+    (found,) = read_examples(file)
+    assert found.edit == "make it a dog"
+
+
 # --- The table ----------------------------------------------------------------------------------------------
 
 Way = Callable[[Path, Command, list[str]], None]
@@ -226,8 +235,8 @@ ROWS = (
     Row("dataset_creation/cache_latents.py", program, leaves="data/avatars/train/latents/index.safetensors"),
     Row("dataset_creation/avatars/build.py", parsed, reason="Node"),
     Row("dataset_creation/generate_txt_dataset.py --openai-base-url", asked_of_own_server,
-        "--num-samples 1 --shots 1 --output data/own.jsonl", "data/own.jsonl", "time"),
-    Row("dataset_creation/generate_txt_dataset.py", asked_of_openai, leaves="data/triples-0-of-1.jsonl"),
+        "--num-samples 1 --shots 1", "data/triples-qwen.jsonl", "time"),
+    Row("dataset_creation/generate_txt_dataset.py", asked_of_openai, leaves="triples.jsonl"),
     Row("dataset_creation/prepare_for_gpt.py", program, leaves="data/tune.jsonl"),
     Row("prompt_app.py", served),
     Row("dataset_creation/generate_img_dataset.py", program,
@@ -253,8 +262,12 @@ ROWS = (
     Row("scripts/download_checkpoints.sh", download, leaves=f"download_checkpoints/{IP2P_FILE}"),
     Row("scripts/download_pretrained_sd.sh", download,
         leaves=f"download_pretrained_sd/{SD_FILE} download_pretrained_sd/{VAE_FILE}"),
-    Row("scripts/download_data.sh", download,
-        leaves="download_data/data/clip-filtered-dataset/seeds.json"),
+    Row("scripts/download_data.sh clip-filtered-dataset", download,
+        leaves="download_data-clip-filtered-dataset/data/clip-filtered-dataset/seeds.json"),
+    Row("scripts/download_data.sh --parquet", download,
+        leaves="download_data-parquet/data/instructpix2pix-clip-filtered"),
+    Row("scripts/download_data.sh", download, leaves="download_data/data/human-written-prompts.jsonl"),
+    Row("a cat on sofa", triple),
     Row("make", shell, "-n", reason="network"),
     Row("venv", shell, "--without-pip", ".venv/bin/activate", "time"),
     Row("pip", packages, reason="network"),
