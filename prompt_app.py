@@ -130,8 +130,7 @@ def read_captions(source: str | None) -> list[str]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add_model_options(parser.add_argument_group("language model"))
     group = parser.add_argument_group("page")
     group.add_argument(

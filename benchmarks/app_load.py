@@ -139,8 +139,7 @@ def report(result: dict[str, object], args: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument
     add(
         "--clients",

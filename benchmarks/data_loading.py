@@ -9,7 +9,6 @@ timed. The target: eight workers read more than one GPU trains on.
     python benchmarks/data_loading.py --workers 8 --samples-per-second 120
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -91,8 +90,7 @@ def report(rates: dict[int, float], samples: float) -> str:
 
 def main() -> None:
     """Write a dataset, read it with each number of workers, and print the rates."""
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument
     add(
         "--workers",

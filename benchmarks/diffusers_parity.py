@@ -13,7 +13,6 @@ Two steps at least: for a single one diffusers' schedule starts at no noise, our
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import subprocess
@@ -162,8 +161,7 @@ def compare(work: Path, resolution: int, steps: int) -> None:
 
 def main() -> None:
     """Compare, or be one of the processes of a comparison."""
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument
     add(
         "part",

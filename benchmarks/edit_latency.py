@@ -302,8 +302,7 @@ def report(result: dict[str, object], args: argparse.Namespace) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument_group("edits").add_argument
     add(
         "part",

@@ -245,8 +245,7 @@ def sweep(editor: ImageEditor, args: argparse.Namespace) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     _add_measured(parser.add_argument_group("what is measured"))
     _add_edits(parser.add_argument_group("edits"))
     add = parser.add_argument_group("output").add_argument

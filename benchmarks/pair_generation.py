@@ -268,8 +268,7 @@ def report(result: dict[str, object], device: torch.device, args: argparse.Names
 
 
 def parse_args(words: list[str] | None = None) -> argparse.Namespace:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument_group("sampling").add_argument
     add(
         "--device",

@@ -276,8 +276,7 @@ def report(found: dict[str, object]) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     _add_data(parser.add_argument_group("data"))
     _add_pairs(parser.add_argument_group("pairs"))
     _add_training(parser.add_argument_group("training"))

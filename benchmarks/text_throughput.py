@@ -129,8 +129,7 @@ def memory(port: int, folder: Path, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument
     add(
         "--delay",

@@ -142,8 +142,7 @@ def report(result: dict[str, Any]) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument_group("what is trained").add_argument
     add("--size", choices=("full", "medium"), help="networks (default: full on a GPU, medium on the CPU)")
     add(

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument_group("files").add_argument
     add("dataset", metavar="DATASET_DIR", help="folder with seeds.json; the latents come into it")
     add("--config", required=True, metavar="FILE", help="YAML of the autoencoder or of a model that has it")

@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ldm.arguments import SD_CKPT, SD_CONFIG, SD_VAE_CKPT, Parser
+from ldm.safety import BLUR_OVER
 from ldm.util import UserError, run_main
 from metrics.arguments import add_clip_options
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     _add_files(parser.add_argument_group("files"))
     _add_sampling(parser.add_argument_group("sampling"))
     _add_filters(parser.add_argument_group("what is kept"))
@@ -136,7 +136,7 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
         "--nsfw-filter",
         nargs="?",
         type=float,
-        const=0.5,
+        const=BLUR_OVER,
         metavar="LIMIT",
         help="drop pairs with a picture of an NSFW score over LIMIT, 0 to 1, %(const)s without LIMIT; needs "
         "pip install -e '.[nsfw]' (default: none, keep all)",

@@ -23,8 +23,7 @@ from ldm.util import UserError, run_main
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add_model_options(parser.add_argument_group("language model"))
     _add_captions(parser.add_argument_group("captions"))
     _add_work(parser.add_argument_group("work"))

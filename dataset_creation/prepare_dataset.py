@@ -137,8 +137,7 @@ def thresholds_of(args: argparse.Namespace) -> Thresholds | None:
 
 
 def main() -> None:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument
     add("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder that generate_img_dataset.py made")
     for name, what in (

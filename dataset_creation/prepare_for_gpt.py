@@ -31,8 +31,7 @@ FORMATS = ("completion", "chat")
 
 
 def parse_args() -> argparse.Namespace:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument
     add("--input-path", metavar="FILE", help="triples to read (default: the first PATH)")
     add("--output-path", metavar="FILE", help="file to write (default: the second PATH)")

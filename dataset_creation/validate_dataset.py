@@ -323,8 +323,7 @@ def positive(text: str) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument_group("dataset").add_argument
     add("dataset", metavar="DATASET", help="folder with seeds.json, or parquet: a file, a folder, a pattern")
     for name, what in (("before", "picture before"), ("edit", "instruction"), ("after", "picture after")):

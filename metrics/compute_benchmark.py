@@ -32,8 +32,7 @@ SAMPLING = ("steps", "resolution", "cfg_text", "cfg_image")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, title="benchmarks")
     text = "real edits, of which the true results are known"
     group = _add_benchmark(benchmarks, "magicbrush", text, "osunlp/MagicBrush")

@@ -29,8 +29,7 @@ SHEET_QUALITY = 88
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     group = parser.add_argument_group("model")
     group.add_argument(
         "--method",

@@ -28,8 +28,7 @@ def files_of(output: str) -> list[Path]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folder or file of a run")
     add("--labels", nargs="+", metavar="LABEL", help="one of each RUN (default: its name)")

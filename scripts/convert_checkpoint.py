@@ -30,8 +30,7 @@ def output_path(text: str) -> Path:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument_group("files").add_argument
     add("--config", required=True, metavar="FILE", help="YAML of the model")
     add(

@@ -243,8 +243,7 @@ def _settle_arguments(out: Path, arguments: dict) -> None:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument_group("data set").add_argument
     add(
         "out_dir",

@@ -198,8 +198,7 @@ def _hits(images: Tensor, texts: Tensor, rows: list[int]) -> Tensor:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser.of(__doc__)
     add = parser.add_argument
     add("dataset", metavar="DATASET_DIR", help="avatars in the published layout")
     add("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")

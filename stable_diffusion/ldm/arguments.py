@@ -26,6 +26,12 @@ SD_VAE_CKPT = "stable_diffusion/models/ldm/stable-diffusion-v1/vae-ft-mse-840000
 class Parser(argparse.ArgumentParser):
     """Mistakes are one line, as `run_main` prints them."""
 
+    @classmethod
+    def of(cls, text: str) -> Parser:
+        """A parser of a program whose help begins with its text's first paragraph and ends with the rest."""
+        about, _, notes = text.partition("\n\n")
+        return cls(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists all options)")
 
