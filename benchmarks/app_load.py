@@ -8,6 +8,8 @@ served or told that the queue is full.
     python benchmarks/app_load.py --clients 50 --edits 500 --json
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import re
@@ -22,12 +24,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-
-from gradio_client import Client, handle_file
-from gradio_client.client import Job
+from typing import TYPE_CHECKING
 
 from ldm.arguments import Parser, whole_number
 from ldm.util import run_main
+
+if TYPE_CHECKING:
+    from gradio_client import Client
+    from gradio_client.client import Job
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "stable_diffusion/ldm/app/examples/avatar_1.jpg"
@@ -68,6 +72,8 @@ class Load:
     """Visitors of one server, and what became of their edits."""
 
     def __init__(self, address: str, process: int, clients: int, steps: int, folder: Path) -> None:
+        from gradio_client import Client
+
         self.process = process
         self.steps = steps
         self.clients = [Client(address, verbose=False, download_files=str(folder)) for _ in range(clients)]
@@ -77,6 +83,8 @@ class Load:
 
     def begin(self, client: Client, number: int) -> Job:
         """Send one edit."""
+        from gradio_client import handle_file
+
         instruction = INSTRUCTIONS[number % len(INSTRUCTIONS)]
         picture = handle_file(str(PICTURE))
         return client.submit(picture, instruction, steps=self.steps, seed=number, api_name="/edit")

@@ -16,9 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 from tqdm import tqdm
 
 from dataset_creation.instructions import (
@@ -33,6 +32,9 @@ from dataset_creation.instructions import (
     read_examples,
 )
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    import openai
 
 APIS = ("auto", "completions", "chat")
 # Sampling as published.
@@ -114,6 +116,8 @@ class LanguageModel:
         retries: int = RETRIES,
         timeout: float = TIMEOUT,
     ) -> None:
+        import openai  # late: it takes time, and not every installation has it
+
         if api not in APIS:
             raise UserError(f"API: expected one of {', '.join(APIS)}, got {api!r}")
         if api == "auto":
@@ -222,6 +226,8 @@ class LanguageModel:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Sort what goes wrong in a request by what is to be done about it."""
+        import openai
+
         try:
             yield
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:

@@ -15,7 +15,7 @@ from ldm.checkpoint import load_for_training, save_safetensors
 from ldm.training.captioned import CachedCaptionDataset
 from ldm.training.stream import SeededExamples
 from ldm.util import UserError, instantiate_from_config
-from metrics.clip_similarity import ClipSimilarity
+from metrics.clip_similarity import ClipSimilarity, build_network
 from tiny_training import draw
 from training_runs import Project, call
 
@@ -118,7 +118,7 @@ def test_clip_learns_and_holds_people_out(tmp_path: Path, clip_config: Path) -> 
     known, strangers = map(train_clip.read_pictures, train_clip.split_people(examples))
     assert len(known.people) == 18 and len(strangers.people) == 2 and len(known.captions) == 54
     torch.manual_seed(0)
-    network, tokenize = train_clip.build_network(str(clip_config), "", download=False)
+    network, tokenize = build_network(str(clip_config), "", download=False)
     trainer = train_clip.Trainer(network, tokenize, known, steps=40, people=3, seed=0)
     losses = [trainer.train_step() for _ in range(40)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])

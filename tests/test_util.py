@@ -10,8 +10,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from ldm.modules.losses import ReconstructionKL
-from ldm.util import UserError, get_obj_from_str, instantiate_from_config
+from ldm.util import EXTRAS, UserError, get_obj_from_str, instantiate_from_config
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
 LOSS = "ldm.modules.losses.ReconstructionKL"
 
 
@@ -80,6 +86,38 @@ def test_bugs_keep_their_traceback() -> None:
     result = run_program("raise ValueError('not the fault of the user')")
     assert result.returncode == 1
     assert result.stderr.startswith("Traceback") and "not the fault of the user" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "package", "extra"),
+    [
+        ("edit_app.py", "gradio", "app"),
+        ("prompt_app.py MODEL --openai-base-url http://127.0.0.1:9/v1", "openai", "dataset"),
+        ("main.py --base configs/avatars/edit.yaml --train", "pytorch_lightning", "train"),
+        ("metrics/compute_metrics.py", "open_clip", "metrics"),
+        ("metrics/compute_benchmark.py emu-edit --output x", "torchvision", "metrics"),
+        ("dataset_creation/avatars/train_clip.py x --out x", "open_clip", "metrics"),
+    ],
+)
+def test_a_package_of_an_extra_that_is_not_installed(words: str, package: str, extra: str) -> None:
+    program, *options = words.split()
+    script = (
+        f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv = {[program, *options]}; "
+        f"runpy.run_path({program!r}, run_name='__main__')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert result.returncode == 2, result.stderr
+    expected = f"error: expected {package}: pip install -e '.[{extra}]'"
+    assert result.stderr.splitlines()[-1] == expected
+
+
+def test_the_extras_bring_what_they_are_named_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for package, extra in EXTRAS.items():
+        brought = " ".join(project["optional-dependencies"][extra]).replace("-", "_")
+        assert package.removesuffix("_client") in brought, (package, extra)
 
 
 def run_program(body: str) -> subprocess.CompletedProcess[str]:

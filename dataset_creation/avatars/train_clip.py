@@ -14,10 +14,10 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -26,7 +26,9 @@ from ldm.data.formats import SHARES, Example, pair_paths, read_examples, read_pi
 from ldm.training.stream import derived_seed
 from ldm.util import UserError, replacing, run_main
 from ldm.weights_file import save_safetensors
-from metrics.clip_similarity import Tokenizer, build_network
+
+if TYPE_CHECKING:
+    from metrics.clip_similarity import Tokenizer
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/avatars/clip.json"
 WARM_UP = 50  # steps
@@ -96,6 +98,8 @@ class Trainer:
     def __init__(
         self, network: nn.Module, tokenize: Tokenizer, pictures: Pictures, steps: int, people: int, seed: int
     ) -> None:
+        from open_clip.loss import ClipLoss
+
         self.network, self.pictures, self.seed = network.train(), pictures, seed
         self.people = min(people, len(pictures.people))
         self.pixels = normalised(network, pictures.pixels)
@@ -224,6 +228,9 @@ def main() -> None:
     args = make_parser().parse_args()
     if min(args.steps, args.people) < 1:
         raise UserError("expected --steps and --people of at least 1")
+
+    from metrics.clip_similarity import build_network
+
     train, held_out = map(read_pictures, split_people(read_examples(args.dataset)))
     torch.manual_seed(args.seed)
     network, tokenize = build_network(args.config, "", download=False)

@@ -12,6 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+# Packages that not every installation has, and the extra of pyproject.toml that brings each.
+EXTRAS = {
+    **dict.fromkeys(("pytorch_lightning", "tensorboard", "datasets", "pyarrow"), "train"),
+    **dict.fromkeys(("openai", "better_profanity"), "dataset"),
+    **dict.fromkeys(("open_clip", "matplotlib", "timm", "torchvision"), "metrics"),
+    **dict.fromkeys(("gradio", "gradio_client"), "app"),
+    **dict.fromkeys(("diffusers", "accelerate"), "benchmark"),
+}
+
 
 class UserError(ValueError):
     """A mistake of the user's: programs print the message in one line and exit with code 2."""
@@ -117,11 +126,20 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a program: a `UserError` becomes ``error: …`` on stderr and exit code 2, Ctrl-C exit code 130."""
+    """Run a program: a `UserError` becomes ``error: …`` on stderr and exit code 2, Ctrl-C exit code 130.
+
+    So does the lack of a package of an extra.
+    """
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        print(f"error: expected {package}: pip install -e '.[{EXTRAS[package]}]'", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
