@@ -40,13 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line; ``nested.key=value`` words, wherever they stand, are kept as `overrides`."""
     argv = sys.argv[1:] if argv is None else argv
     overrides = [word for word in argv if OVERRIDE.match(word)]
-    about, _, notes = __doc__.partition("\n\n")
-    parser = Parser(
-        description=about,
-        epilog=notes,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [-h] [options] [KEY=VALUE ...]",
-    )
+    parser = Parser.of(__doc__, usage="%(prog)s [-h] [options] [KEY=VALUE ...]")
     _add_run(parser.add_argument_group("run"))
     _add_work(parser.add_argument_group("what is done"))
     _add_computing(parser.add_argument_group("computing"))

@@ -195,21 +195,22 @@ def used_on_gpu() -> float:
 def gpu_peak(device: str) -> Iterator[list[float]]:
     """What is used of the GPU in the context over what was used before, looked at again and again, in GB."""
     seen: list[float] = []
-    ended = threading.Event()
+    if device != "cuda":
+        yield seen
+        return
+    before, ended = used_on_gpu(), threading.Event()
 
-    def look(before: float) -> None:
+    def look() -> None:
         while not ended.wait(POLL):
             seen.append(used_on_gpu() - before)
 
-    thread = threading.Thread(target=look, args=(used_on_gpu() if device == "cuda" else 0.0,))
-    if device == "cuda":
-        thread.start()
+    thread = threading.Thread(target=look)
+    thread.start()
     try:
         yield seen
     finally:
         ended.set()
-        if device == "cuda":
-            thread.join()
+        thread.join()
 
 
 def measure(command: list[str], steps: int, device: str) -> Run:

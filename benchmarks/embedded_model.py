@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset_creation.avatars.kinds import edit_kind
-from ldm.arguments import Parser
+from ldm.arguments import Parser, add_device_option
 from ldm.data.formats import SHARES, Example, read_examples, split_examples
 from ldm.device import DTYPES
 from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, ROOT, ImageEditor, edit_batch
@@ -295,12 +295,7 @@ def _add_edits(group: argparse._ArgumentGroup) -> None:
         help="edits at once; changes no figure (default: %(default)s)",
     )
     add("--seed", type=int, default=0, help="of the noise, and of the sheet's draw (default: %(default)s)")
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
-        help="where to compute; auto takes a GPU if there is one (default: %(default)s)",
-    )
+    add_device_option(group)
 
 
 def main() -> None:

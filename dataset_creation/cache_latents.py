@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ldm.arguments import Parser
+from ldm.arguments import Parser, add_device_option
 from ldm.util import UserError, instantiate_from_config, run_main
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def make_parser() -> argparse.ArgumentParser:
         "its name on the hub",
     )
     add("--vae-ckpt", metavar="FILE", help="autoencoder weights to use instead (default: those in --ckpt)")
-    add = parser.add_argument_group("encoding").add_argument
+    encoding = parser.add_argument_group("encoding")
+    add = encoding.add_argument
     add(
         "--resolution",
         type=int,
@@ -52,12 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="pictures or texts in a file (default: %(default)s)",
     )
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
-        help="where to compute; auto takes a GPU if there is one (default: %(default)s)",
-    )
+    add_device_option(encoding)
     return parser
 
 

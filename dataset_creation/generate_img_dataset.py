@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ldm.arguments import SD_CKPT, SD_CONFIG, SD_VAE_CKPT, Parser
+from ldm.arguments import SD_CKPT, SD_CONFIG, SD_VAE_CKPT, Parser, add_precision_option
 from ldm.safety import BLUR_OVER
 from ldm.util import UserError, run_main
 from metrics.arguments import add_clip_options
@@ -156,12 +156,7 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="where to compute: cpu, cuda, cuda:1, mps; auto: a GPU if there is one (default: %(default)s)",
     )
-    add(
-        "--precision",
-        choices=("auto", "fp32", "fp16", "bf16"),
-        default="auto",
-        help="number format of the model; auto is fp16 on CUDA, else fp32 (default: %(default)s)",
-    )
+    add_precision_option(group)
     add(
         "--n-partitions",
         type=int,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +12,9 @@ from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
 
-from language_model_server import free_port
+from page_server import START, page_server
 
 ROOT = Path(__file__).parents[1]
-START = 90.0  # seconds
 DONE = 60_000.0  # milliseconds
 
 
@@ -37,24 +33,12 @@ def edit_app(folder: Path, *options: str) -> Iterator[App]:
     """Run edit_app.py with the embedded model on a port of its own; ended as a service manager would."""
     output, temporary = folder / "app.log", folder / "tmp"
     temporary.mkdir()
-    command = [sys.executable, "edit_app.py", "--server-port", str(free_port()), "--device", "cpu"]
-    command += ["--config", "configs/avatars/edit.yaml", *options]
-    with open(output, "wb") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(temporary)}
-        )
-    try:
-        end = time.monotonic() + START
-        while not (line := re.search(r"serves at (\S+)", output.read_text())):
-            assert process.poll() is None and time.monotonic() < end, output.read_text()
-            time.sleep(0.1)
-        yield App(line.group(1), next(temporary.glob("edit_app_*")), output, process)
+    command = ["edit_app.py", "--device", "cpu", "--config", "configs/avatars/edit.yaml", *options]
+    with page_server(command, ROOT, output, TMPDIR=str(temporary)) as (url, process):
+        yield App(url, next(temporary.glob("edit_app_*")), output, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(START) == 0, output.read_text()
         assert not list(temporary.glob("edit_app_*")), "temporary files were left"
-    finally:
-        process.kill()
-        process.wait()
 
 
 def button(page: Page, name: str) -> Locator:

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,14 +25,13 @@ import pytest
 import benchmark_files
 import file_server
 from dataset_creation.instructions import EXAMPLES_FILE
-from language_model_server import free_port
 from ldm import editor
+from page_server import START, page_server
 from pair_runs import write_models
 from small_model import write_small_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = Path(__file__).parent / "data" / "avatars_held_out"
-START = 90.0  # seconds
 SHELL = ("", "bash", "sh", "console")  # what a block of command lines is marked as
 
 # --- Reading ------------------------------------------------------------------------------------------------
@@ -225,20 +223,10 @@ def run_shell(folder: Path, command: str, env: Mapping[str, str] = os.environ) -
 def page(folder: Path, words: Sequence[str]) -> Iterator[str]:
     """The address of the page that ``python PROGRAM …`` serves on a free port; ended by SIGTERM."""
     log = folder / "page.log"
-    with open(log, "wb") as output:
-        command = [sys.executable, *words[1:], "--server-port", str(free_port())]
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
-    try:
-        end = time.monotonic() + START
-        while not (line := re.search(r"serves at (\S+)", log.read_text())):
-            assert process.poll() is None and time.monotonic() < end, log.read_text()
-            time.sleep(0.1)
-        yield line.group(1)
+    with page_server(words[1:], folder, log) as (url, process):
+        yield url
         process.terminate()
         assert process.wait(START) in (0, -signal.SIGTERM), log.read_text()
-    finally:
-        process.kill()
-        process.wait()
 
 
 # --- Servers ------------------------------------------------------------------------------------------------

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
-import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +16,9 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 import prompt_app
 from dataset_creation.instructions import EXAMPLES_FILE, EditPrompt, read_examples, validated
-from language_model_server import MODEL, free_port, language_model_server
+from language_model_server import MODEL, language_model_server
 from ldm.util import run_main
+from page_server import page_server
 
 ROOT = Path(__file__).parents[1]
 KEY = "key-that-is-not-shown"
@@ -42,21 +40,9 @@ class App:
 def app(folder: Path, model_url: str, *options: str) -> Iterator[App]:
     """Run prompt_app.py with the key in its environment, on a port of its own."""
     output = folder / "app.log"
-    command = [sys.executable, "prompt_app.py", "--openai-model", MODEL, "--openai-base-url", model_url]
-    command += ["--server-port", str(free_port()), "--shots", "2", *options]
-    with open(output, "wb") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "OPENAI_API_KEY": KEY}
-        )
-    try:
-        end = time.monotonic() + START
-        while not (line := re.search(r"serves at (\S+)", output.read_text())):
-            assert process.poll() is None and time.monotonic() < end, output.read_text()
-            time.sleep(0.1)
-        yield App(line.group(1), model_url, output)
-    finally:
-        process.kill()
-        process.wait()
+    command = ["prompt_app.py", "--openai-model", MODEL, "--openai-base-url", model_url, "--shots", "2"]
+    with page_server([*command, *options], ROOT, output, START, OPENAI_API_KEY=KEY) as (url, _):
+        yield App(url, model_url, output)
 
 
 @pytest.fixture(scope="module")

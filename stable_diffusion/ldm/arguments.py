@@ -27,10 +27,11 @@ class Parser(argparse.ArgumentParser):
     """Mistakes are one line, as `run_main` prints them."""
 
     @classmethod
-    def of(cls, text: str) -> Parser:
+    def of(cls, text: str, usage: str | None = None) -> Parser:
         """A parser of a program whose help begins with its text's first paragraph and ends with the rest."""
         about, _, notes = text.partition("\n\n")
-        return cls(description=about, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter)
+        form = argparse.RawDescriptionHelpFormatter
+        return cls(description=about, epilog=notes, usage=usage, formatter_class=form)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists all options)")
@@ -85,13 +86,23 @@ def add_model_options(group: argparse._ArgumentGroup) -> None:
         help="LoRA to add, of diffusers or kohya, 1 where no weight is given; may be given several times "
         "(default: none)",
     )
-    add(
+    add_device_option(group)
+    add_precision_option(group)
+
+
+def add_device_option(group: argparse._ArgumentGroup) -> None:
+    """A name for `ldm.device.choose_device`."""
+    group.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda", "mps"),
         default="auto",
         help="where to compute; auto takes a GPU if there is one (default: %(default)s)",
     )
-    add(
+
+
+def add_precision_option(group: argparse._ArgumentGroup) -> None:
+    """A name for `ldm.device.choose_precision`."""
+    group.add_argument(
         "--precision",
         choices=("auto", "fp32", "fp16", "bf16"),
         default="auto",
