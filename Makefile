@@ -4,15 +4,17 @@
 #
 #   make edit EDIT="give him a beard" INPUT=me.jpg OUTPUT=me-with-beard.jpg
 #   make test ARGS="tests/test_frame.py -v"
-#   make PYTHON=python3.12 test
+#   make PYTHON=python3.14 test
+#   make edit TORCH_INDEX=URL    takes torch from another index, such as PyTorch's own of builds without CUDA
 
 PYTHON ?= python3
 EDIT ?= add sunglasses
 INPUT = imgs/example.jpg
 OUTPUT = imgs/output.jpg
 ARGS =
+TORCH_INDEX =
 # Recipes read these from the environment, so that quotes and apostrophes in them stay text.
-export PYTHON EDIT INPUT OUTPUT
+export PYTHON EDIT INPUT OUTPUT TORCH_INDEX
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
@@ -34,16 +36,21 @@ lint: $(VENV)/installed-test
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info
 
+# Of one index come all packages that must fit torch; what the other lines of a file ask for is then there already.
+from_torch_index = $(if $(TORCH_INDEX),$(PIP) install --index-url "$$TORCH_INDEX" $$(grep -hE '^torch(vision)?==' $(1)))
+
 # Each file below is written last, so an interrupted install goes on where it stopped at the next call.
-$(VENV)/installed-test: $(VENV)/installed-edit requirements-test.txt requirements-model.txt
+$(VENV)/installed-test: $(VENV)/installed-edit requirements-test.txt requirements-no-deps.txt
 	@echo "Installing what training and the tests need into $(VENV), once."
+	@$(call from_torch_index,requirements.txt requirements-test.txt)
 	@$(PIP) install -r requirements-test.txt
-	@$(PIP) install --no-deps -r requirements-model.txt
+	@$(PIP) install --no-deps -r requirements-no-deps.txt
 	@bash scripts/install_browser.sh $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/installed-edit: $(VENV)/made requirements.txt pyproject.toml
 	@echo "Installing what editing needs into $(VENV), once: several GB, most of it torch."
+	@$(call from_torch_index,requirements.txt)
 	@$(PIP) install -r requirements.txt
 	@$(PIP) install --no-deps -e .
 	@touch $@
@@ -51,9 +58,9 @@ $(VENV)/installed-edit: $(VENV)/made requirements.txt pyproject.toml
 # The recipe asks before anything is written: is it a Python, one the project runs on, one that can make a venv?
 $(VENV)/made:
 	@command -v "$$PYTHON" >/dev/null || \
-	    { echo "error: expected Python 3.10 to 3.12, found no $$PYTHON; name one: make PYTHON=python3.11" >&2; exit 2; }
-	@"$$PYTHON" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' || \
-	    { echo "error: expected Python 3.10 to 3.12, got $$("$$PYTHON" --version 2>&1) as $$PYTHON;" \
+	    { echo "error: expected Python 3.10 to 3.14, found no $$PYTHON; name one: make PYTHON=python3.11" >&2; exit 2; }
+	@"$$PYTHON" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 15))' || \
+	    { echo "error: expected Python 3.10 to 3.14, got $$("$$PYTHON" --version 2>&1) as $$PYTHON;" \
 	           "name another one: make PYTHON=python3.11" >&2; exit 2; }
 	@"$$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || \
 	    { echo "error: $$PYTHON cannot make a virtual environment: its module ensurepip is missing" \

@@ -40,6 +40,9 @@ REGISTRY_HOSTS = tuple(
 )
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|Users)/[\w.]")
 
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+CONDA_PYTHON = "3.11"
+
 HEAVY = {
     "pytorch_lightning",
     "transformers",
@@ -58,11 +61,13 @@ HEAVY = {
 # ------------------------------------------------------------------------------------------------ packages
 
 
-def _pins(lines: list[str]) -> dict[str, str]:
-    """Version by canonical name of `name==version` lines; anything looser fails."""
+def _pins(lines: list[str], python: str) -> dict[str, str]:
+    """Version by canonical name of the `name==version` lines for a Python; anything looser fails."""
     pins = {}
     for line in lines:
         requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"python_version": python}):
+            continue
         (specifier,) = requirement.specifier
         assert specifier.operator == "==" and "*" not in specifier.version, f"not an exact pin: {line}"
         name = canonicalize_name(requirement.name)
@@ -104,32 +109,39 @@ def _environment_lines() -> tuple[list[str], list[str]]:
     return conda, pip
 
 
-def _pins_for(file: str) -> dict[str, str]:
+def _pins_for(file: str, python: str) -> dict[str, str]:
     if file == "requirements.txt":
-        return _pins(_requirement_lines(file))
+        return _pins(_requirement_lines(file), python)
     if file == "requirements-test.txt":
         first, *rest = _requirement_lines(file)
         assert first == "-r requirements.txt"
-        return _pins_for("requirements.txt") | _pins(rest)
+        return _pins_for("requirements.txt", python) | _pins(rest, python)
     *pip, project = _environment_lines()[1]
     assert project == "-e ."
-    return _pins(pip)
+    return _pins(pip, python)
 
 
 @pytest.mark.parametrize(
-    ("file", "extras"),
+    ("file", "extras", "pythons"),
     [
-        ("requirements.txt", []),
-        ("requirements-test.txt", ["test"]),
-        ("environment.yaml", ["train", "samplers", "dataset", "ray", "app", "benchmark", "test"]),
+        ("requirements.txt", [], PYTHONS),
+        ("requirements-test.txt", ["test"], PYTHONS),
+        (
+            "environment.yaml",
+            ["train", "samplers", "dataset", "ray", "app", "benchmark", "test"],
+            [CONDA_PYTHON],
+        ),
     ],
 )
-def test_pins_cover_the_ranges_exactly(file: str, extras: list[str]) -> None:
-    pins, ranges = _pins_for(file), _ranges(extras)
-    assert set(pins) == set(ranges)
-    for name, version in pins.items():
-        for requirement in ranges[name]:
-            assert requirement.specifier.contains(version), f"{file}: {name}=={version} is not {requirement}"
+def test_pins_cover_the_ranges_exactly(file: str, extras: list[str], pythons: list[str]) -> None:
+    ranges = _ranges(extras)
+    for python in pythons:
+        pins = _pins_for(file, python)
+        assert set(pins) == set(ranges)
+        for name, version in pins.items():
+            for requirement in ranges[name]:
+                known = requirement.specifier.contains(version)
+                assert known, f"{file}: {name}=={version} is not {requirement}"
 
 
 def test_environment_has_every_extra_and_the_pins_of_the_requirements() -> None:
@@ -144,9 +156,13 @@ def test_environment_has_every_extra_and_the_pins_of_the_requirements() -> None:
         "benchmark",
         "test",
     }
-    assert _pins_for("requirements-test.txt").items() <= _pins_for("environment.yaml").items()
-    assert _project()["requires-python"] == ">=3.10,<3.13"
-    assert "python=3.11" in _environment_lines()[0]
+    conda = _pins_for("environment.yaml", CONDA_PYTHON)
+    assert _pins_for("requirements-test.txt", CONDA_PYTHON).items() <= conda.items()
+    first, last = PYTHONS[0], PYTHONS[-1]
+    assert _project()["requires-python"] == f">={first},<3.{int(last.partition('.')[2]) + 1}"
+    assert f"python={CONDA_PYTHON}" in _environment_lines()[0]
+    for file in ("README.md", "CONTRIBUTING.md", "Makefile", "requirements.txt", "requirements-test.txt"):
+        assert f"Python {first} to {last}" in (ROOT / file).read_text(), file
 
 
 def test_modules_are_this_checkout_from_any_folder(tmp_path: Path) -> None:

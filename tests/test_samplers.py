@@ -19,7 +19,7 @@ from ldm.sampling.schedule import (
     sigma_to_t,
     t_to_sigma,
 )
-from ldm.util import UserError
+from ldm.util import UserError, import_without_package
 
 MEAN, DEVIATION = 0.7, 0.5  # of the Gaussian data below
 NAMES = (
@@ -57,7 +57,7 @@ def texture(z: Tensor, sigma: Tensor) -> Tensor:
 @pytest.mark.parametrize("steps", [1, 2, 7, 30])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_euler_ancestral_equals_k_diffusion(sigmas: Tensor, steps: int, eta: float) -> None:
-    sampling = pytest.importorskip("k_diffusion.sampling")
+    sampling = import_without_package("k_diffusion.sampling")
     levels = get_sigmas(sigmas, steps)
     start = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(steps)) * levels[0]
     seen: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
@@ -96,8 +96,8 @@ def test_noise_comes_from_where_it_is_asked(sigmas: Tensor) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 5, 20, 100, 1000])
 def test_schedules_equal_k_diffusion(sigmas: Tensor, n: int) -> None:
-    external = pytest.importorskip("k_diffusion.external")
-    sampling = pytest.importorskip("k_diffusion.sampling")
+    external = import_without_package("k_diffusion.external")
+    sampling = import_without_package("k_diffusion.sampling")
     low, high = sigmas[0].item(), sigmas[-1].item()
     pairs = [
         (get_sigmas(sigmas, n), external.DiscreteSchedule(sigmas, quantize=False).get_sigmas(n)),
@@ -109,7 +109,7 @@ def test_schedules_equal_k_diffusion(sigmas: Tensor, n: int) -> None:
 
 
 def test_sigma_to_t_equals_k_diffusion(sigmas: Tensor) -> None:
-    external = pytest.importorskip("k_diffusion.external")
+    external = import_without_package("k_diffusion.external")
     theirs = external.DiscreteSchedule(sigmas, quantize=False)
     t = torch.linspace(0, 999, 400)
     inside = t_to_sigma(sigmas, t)
@@ -185,14 +185,12 @@ def test_last_step_is_the_denoised_picture() -> None:
 
 
 def test_names() -> None:
-    pytest.importorskip("k_diffusion")
     assert sampler_names() == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_sampler_by_name(sigmas: Tensor, name: str) -> None:
     """Each draws from the Gaussian, and those without noise of their own go where the exact flow goes."""
-    pytest.importorskip("k_diffusion")
     # Evenly spaced in log sigma, without which the multistep SDE solvers are far off (dpmpp_3m_sde by 80 %).
     levels = schedule_sigmas("exponential", sigmas, 40)
     states: list[dict[str, Any]] = []
@@ -208,7 +206,6 @@ def test_every_sampler_by_name(sigmas: Tensor, name: str) -> None:
 
 
 def test_unknown_sampler_is_one_line(sigmas: Tensor) -> None:
-    pytest.importorskip("k_diffusion")
     with pytest.raises(UserError, match="expected one of .*euler_ancestral.*, got 'plms'") as error:
         sample("plms", gaussian, torch.zeros(1, 4, 2, 2), get_sigmas(sigmas, 2))
     assert "\n" not in str(error.value)
@@ -220,7 +217,7 @@ import sys, torch
 from ldm.sampling.samplers import sample
 z = sample({DEFAULT!r}, lambda z, sigma: z * 0, torch.ones(1, 4, 2, 2), torch.tensor([2.0, 1.0, 0.0]))
 assert not z.any()
-print([name for name in sys.modules if name.split(".")[0] in ("k_diffusion", "torchsde", "scipy")])
+print([name for name in sys.modules if name.split(".")[0] in ("torchdiffeq", "torchsde", "scipy")])
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

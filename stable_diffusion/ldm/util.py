@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
+import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +48,27 @@ def get_obj_from_str(target: str) -> Any:
         return getattr(module, name)
     except AttributeError as error:
         raise UserError(f"config target {target!r}: {module_name} has no {name!r}") from error
+
+
+def import_without_package(name: str) -> Any:
+    """Import a submodule, such as ``k_diffusion.sampling``, without running the ``__init__`` of its package.
+
+    For packages whose other parts need what is not installed. The package is known to the import system by a
+    name of its own, so that a plain import of it stays what it is.
+
+    Raises:
+        ModuleNotFoundError: the package, the submodule, or what the submodule imports is missing.
+    """
+    package, _, submodule = name.partition(".")
+    alias = f"_{package}_without_init"
+    if alias not in sys.modules:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.submodule_search_locations is None:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        module = types.ModuleType(alias)
+        module.__path__ = list(spec.submodule_search_locations)
+        sys.modules[alias] = module
+    return importlib.import_module(f"{alias}.{submodule}")
 
 
 def instantiate_from_config(config: Mapping[str, Any]) -> Any:

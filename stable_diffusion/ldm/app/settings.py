@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import random
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from ldm.app.texts import Problem
 from ldm.editor import Defaults, check_sampling
 from ldm.images import MULTIPLE
-from ldm.sampling.samplers import DEFAULT
+from ldm.sampling.samplers import DEFAULT, has_k_diffusion
 from ldm.util import UserError
 
 SEED = 1371
@@ -31,7 +30,7 @@ SCHEDULES = ("model", "karras", "exponential")
 
 def offered_samplers() -> list[str]:
     """The samplers of the page, fewer where k_diffusion is not installed."""
-    return [DEFAULT, *(SAMPLERS if importlib.util.find_spec("k_diffusion") else ())]
+    return [DEFAULT, *(SAMPLERS if has_k_diffusion() else ())]
 
 
 def largest_resolution(defaults: Defaults) -> int:

@@ -5,6 +5,7 @@ Euler ancestral, the default, is ours; every other sampler comes from `k_diffusi
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.util import UserError
+from ldm.util import UserError, import_without_package
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[dict[str, Any]], None]
@@ -67,16 +68,20 @@ def sampler_names() -> list[str]:
     return sorted(names | {DEFAULT})
 
 
+def has_k_diffusion() -> bool:
+    """Whether the samplers beside the default are installed; imports none of it."""
+    names = ("k_diffusion", "scipy", "torchdiffeq", "torchsde", "torchvision")
+    return all(importlib.util.find_spec(name) for name in names)
+
+
 def _k_diffusion() -> Any:
     try:
-        with warnings.catch_warnings():  # of its dependencies, about their own packaging
-            warnings.simplefilter("ignore")
-            from k_diffusion import sampling
+        return import_without_package("k_diffusion.sampling")
     except ModuleNotFoundError as error:
         raise UserError(
-            f"samplers other than {DEFAULT} need k-diffusion: pip install -e '.[samplers]'"
+            f"samplers other than {DEFAULT} need k-diffusion: pip install -e '.[samplers]', then "
+            "pip install --no-deps k-diffusion==0.1.1.post1"
         ) from error
-    return sampling
 
 
 def sample(
