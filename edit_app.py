@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 
 from ldm.app.serving import add_page_options, check_address, forbid_fetching, launch, user_and_password
 from ldm.app.texts import LANGUAGES, interface, language_script
-from ldm.arguments import Parser, add_model_options, add_safety_option, load_editor, whole_number
+from ldm.arguments import (
+    Parser,
+    add_model_options,
+    add_safety_option,
+    load_editor,
+    whole_number,
+)
 from ldm.util import run_main
 
 if TYPE_CHECKING:
@@ -297,7 +303,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def serve(args: argparse.Namespace, auth: list[tuple[str, str]], folder: Path) -> None:
     """Load the model and serve the page, with all temporary files in `folder`."""
-    from ldm.safety import SafetyChecker
+    from ldm.pictures.safety import SafetyChecker
 
     checker = SafetyChecker() if args.safety_checker else None  # what it misses is told before all else
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm import animation, images
+from ldm.app.suggestions import draw_suggestions
 from ldm.arguments import (
     Parser,
     add_model_options,
@@ -24,8 +24,11 @@ from ldm.arguments import (
     load_editor,
     whole_number,
 )
-from ldm.safety import BLUR_OVER, SafetyChecker, Verdict, in_settings
-from ldm.suggestions import draw_suggestions
+from ldm.pictures import animation
+from ldm.pictures.fitting import fit_to_model
+from ldm.pictures.reading import open_image
+from ldm.pictures.safety import BLUR_OVER, SafetyChecker, Verdict, in_settings
+from ldm.pictures.writing import prepare_output, save_image
 from ldm.util import UserError, run_main
 
 if TYPE_CHECKING:
@@ -193,10 +196,10 @@ def check_request(args: argparse.Namespace, seed: int) -> None:
         raise UserError(f"--seed: expected at most {most} for {len(edits)} edits, got {seed}")
     paths = dict.fromkeys([Path(args.output), *result_paths(args)])
     for path in paths:
-        images.prepare_output(path)
+        prepare_output(path)
     if args.gif:
         animation.check_animation_path(args.gif)
-        images.prepare_output(args.gif)
+        prepare_output(args.gif)
         if Path(args.gif).resolve() in {path.resolve() for path in paths}:
             raise UserError(f"expected another file for --gif than for the result, got {args.gif}")
 
@@ -243,10 +246,10 @@ def save_results(
     if args.surprise_me:
         for i, (path, edit) in enumerate(zip(result_paths(args), edits, strict=True)):
             found = in_settings(verdicts[i] if verdicts else None)
-            images.save_image(frames[i + 1], path, {**settings, "edit": edit, **found})
+            save_image(frames[i + 1], path, {**settings, "edit": edit, **found})
             print(f"wrote {str(path)!a}: {edit}")
         output = animation.sheet(frames, captions, SHEET_COLUMNS)
-    images.save_image(output, args.output, settings)
+    save_image(output, args.output, settings)
     if args.gif:
         animation.save_animation(frames, captions, args.gif)
         print(f"wrote {args.gif!a}: {len(frames)} pictures")
@@ -271,7 +274,7 @@ def main() -> None:
     started = time.perf_counter()
     args = make_parser().parse_args()
     seed = random.randint(0, 100_000) if args.seed is None else args.seed
-    picture = images.open_image(args.input)
+    picture = open_image(args.input)
     check_request(args, seed)
     checker = SafetyChecker() if args.safety_checker else None
 
@@ -306,7 +309,7 @@ def main() -> None:
         results, verdicts = checker.check(results)
         found = [verdict._asdict() for verdict in verdicts]
         settings["safety"] = found[0] if len(found) == 1 else found
-    frames = [images.fit_to_model(picture, chosen["resolution"]), *results]
+    frames = [fit_to_model(picture, chosen["resolution"]), *results]
     output = save_results(args, frames, edits, verdicts, settings)
     width, height = output.size
     print(f"wrote {args.output!a}: {width}x{height} pixels, {time.perf_counter() - started:.1f} s")

@@ -19,7 +19,7 @@ from ldm.data.formats import (
     split_examples,
 )
 from ldm.data.pairs import PairTransform
-from ldm.images import to_tensor
+from ldm.pictures.fitting import to_tensor
 
 
 def draw_seed(example: Example) -> str:

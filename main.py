@@ -23,7 +23,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.arguments import Parser, whole_number
-from ldm.util import UserError, instantiate_from_config, keep_freed_memory, run_main
+from ldm.device import keep_freed_memory
+from ldm.util import UserError, instantiate_from_config, run_main
 
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
 PUBLISHED = {"DataModuleFromConfig": "ldm.training.data", "ImageLogger": "ldm.training.callbacks"}
@@ -151,7 +152,7 @@ def checkpoint_to_resume(args: argparse.Namespace, folder: Path) -> Path | None:
     import torch
 
     from ldm.training.saving import newest_checkpoint
-    from ldm.weights_file import open_weights
+    from ldm.weights.opening import open_weights
 
     given = Path(args.resume)
     path = given if args.resume and given.is_file() else newest_checkpoint(folder / "checkpoints")

@@ -2,7 +2,7 @@
 
     python prompt_app.py --openai-model MODEL [--openai-base-url http://localhost:8000/v1]
 
-What is asked and what of an answer is kept stands in dataset_creation/instructions.py.
+What is asked and what of an answer is kept stands in dataset_creation/text/instructions.py.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from dataset_creation.captions import Captions, draw
-from dataset_creation.instructions import EXAMPLES_FILE, Rejected, edit_for, read_examples
-from dataset_creation.language_model import (
+from dataset_creation.text.captions import Captions, draw
+from dataset_creation.text.instructions import EXAMPLES_FILE, Rejected, edit_for, read_examples
+from dataset_creation.text.language_model import (
     LanguageModel,
     Refused,
     Unavailable,

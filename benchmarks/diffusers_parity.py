@@ -43,7 +43,7 @@ def write_weights(path: Path) -> None:
     from omegaconf import OmegaConf
 
     from ldm.util import instantiate_from_config
-    from ldm.weights_file import save_safetensors
+    from ldm.weights.single_file import save_safetensors
 
     config = OmegaConf.load(CONFIG).model
     config.params.use_ema = False
@@ -65,9 +65,9 @@ def edit_with_ours(work: Path, resolution: int, steps: int) -> None:
     """Write the edited picture [1, 3, H, W], about [-1, 1], to ours.safetensors."""
     from safetensors.torch import save_file
 
-    from ldm.checkpoint import load_model
     from ldm.editor import edit_batch
-    from ldm.images import to_tensor
+    from ldm.pictures.fitting import to_tensor
+    from ldm.weights.loading import load_model
 
     model = load_model(CONFIG, work / "weights.safetensors")
     edited = edit_batch(
@@ -146,7 +146,7 @@ def compare(work: Path, resolution: int, steps: int) -> None:
     import torch
     from safetensors.torch import load_file
 
-    from ldm.weights_file import read_state_dict
+    from ldm.weights.opening import read_state_dict
 
     before, after = (read_state_dict(work / f"{name}.safetensors") for name in ("weights", "back"))
     equal = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)

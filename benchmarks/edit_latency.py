@@ -72,7 +72,8 @@ def write_checkpoint(path: Path, ema: bool) -> None:
     from omegaconf import OmegaConf
 
     from ldm.util import instantiate_from_config
-    from ldm.weights_file import ema_name, save_safetensors
+    from ldm.weights.names import ema_name
+    from ldm.weights.single_file import save_safetensors
 
     config = OmegaConf.load(CONFIG).model
     config.params.use_ema = False

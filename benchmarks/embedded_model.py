@@ -5,8 +5,8 @@
 
 For every held-out set: the share of edits that are nearest to the right one of the ten true edits of the same
 picture (chance: 10 %), the error where the picture should change relative to that of leaving it as it is, and
-the error elsewhere; metrics/edit_accuracy.py says exactly what they are. Beside the model stand the input,
-as it is and through the autoencoder, and the true result through the autoencoder, which no edit can be
+the error elsewhere; metrics/editsets/edit_accuracy.py says exactly what they are. Beside the model stand the
+input, as it is and through the autoencoder, and the true result through the autoencoder, which no edit can be
 expected to beat.
 
 --sweep compares guidance scales instead, on the validation part of the training set: people that the model
@@ -31,10 +31,12 @@ from dataset_creation.avatars.kinds import edit_kind
 from ldm.arguments import Parser, add_device_option
 from ldm.data.formats import SHARES, Example, read_examples, split_examples
 from ldm.device import DTYPES
-from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, ROOT, ImageEditor, edit_batch
-from ldm.images import prepare_output, to_image
+from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, ImageEditor, edit_batch
+from ldm.files import ROOT
+from ldm.pictures.fitting import to_image
+from ldm.pictures.writing import prepare_output
 from ldm.util import UserError, run_main
-from metrics.edit_accuracy import Averages, EditPairs, EditScores, measure, read_pairs
+from metrics.editsets.edit_accuracy import Averages, EditPairs, EditScores, measure, read_pairs
 
 SETS = ("identities", "combinations", "wordings", "style")
 GROUP_SIZE = 10

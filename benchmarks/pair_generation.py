@@ -24,16 +24,15 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dataset_creation.pair_sampler import PairSampler, Ranges
+from dataset_creation.pairs.sampler import PairSampler, Ranges
 from ldm.arguments import Parser
-from ldm.checkpoint import read_config
-from ldm.device import DTYPES, choose_device, choose_precision
+from ldm.device import DTYPES, choose_device, choose_precision, keep_freed_memory
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.modules.attention import BasicTransformerBlock, CrossAttention
 from ldm.sampling.prompt_to_prompt import last_shared_sigma
 from ldm.sampling.samplers import sample_euler_ancestral
-from ldm.sampling.schedule import model_sigmas, sigma_to_t
-from ldm.util import instantiate_from_config, keep_freed_memory, run_main
+from ldm.sampling.schedule import sigma_to_t
+from ldm.util import instantiate_from_config, read_config, run_main
 
 CONFIG = Path(__file__).resolve().parents[1] / "stable_diffusion/configs/stable-diffusion/v1-inference.yaml"
 CAPTIONS = ("photograph of a girl riding a horse", "photograph of a girl riding a dragon")
@@ -127,7 +126,7 @@ class AsPublished:
         (level,) = last_shared_sigma(sigmas, [0.1 + 0.8 * p2p])
         scale = 7.5 + 7.5 * cfg
         text = model.get_learned_conditioning(["", "", *CAPTIONS])  # [4, L, D]
-        known = model_sigmas(model.alphas_cumprod)
+        known = model.sigmas
 
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:
             for attention in self.attentions:

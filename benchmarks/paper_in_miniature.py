@@ -33,7 +33,8 @@ from pathlib import Path
 
 from ldm.arguments import Parser
 from ldm.data.formats import pair_paths, read_examples, read_prompt, write_index
-from ldm.util import UserError, replacing, run_main
+from ldm.files import replacing
+from ldm.util import UserError, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs/avatars"

@@ -69,7 +69,7 @@ def prepare(work: Path, size: str, checkpointing: bool) -> None:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from ldm.util import instantiate_from_config
-    from ldm.weights_file import save_safetensors
+    from ldm.weights.single_file import save_safetensors
 
     torch.manual_seed(0)
     config = model_config(size, checkpointing)
@@ -126,9 +126,10 @@ def our_program(work: Path, args: argparse.Namespace) -> Program:
     import torch
     from omegaconf import OmegaConf
 
-    from ldm.checkpoint import load_for_training
-    from ldm.training.module import can_compile, training_module
-    from ldm.util import instantiate_from_config, keep_freed_memory
+    from ldm.device import keep_freed_memory
+    from ldm.training.module import TrainingEncoder, can_compile, training_module
+    from ldm.util import instantiate_from_config
+    from ldm.weights.loading import load_for_training
 
     if args.device == "cpu":
         keep_freed_memory()
@@ -136,6 +137,8 @@ def our_program(work: Path, args: argparse.Namespace) -> Program:
     load_for_training(network, work / "ours.safetensors")
     module = training_module(network, LEARNING_RATE).to(args.device).train()
     optimizer = module.configure_optimizers()
+
+    encoders: list[TrainingEncoder] = []
 
     @torch.no_grad()
     def predict() -> Any:
@@ -146,7 +149,7 @@ def our_program(work: Path, args: argparse.Namespace) -> Program:
 
     def start() -> None:
         if args.device == "cuda" and args.precision == "bf16":
-            network.encode_in(torch.bfloat16, compiled=can_compile())
+            encoders.append(TrainingEncoder(network.first_stage_model, torch.bfloat16, can_compile()))
         if args.compile:
             network.model.diffusion_model.compile()
 
@@ -164,7 +167,7 @@ def our_program(work: Path, args: argparse.Namespace) -> Program:
         def step() -> None:
             optimizer.zero_grad()  # of a step before that did not fit
             with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
-                loss, _ = network.training_loss(batch)
+                loss, _ = network.training_loss(encoders[0](batch) if encoders else batch)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -63,7 +63,7 @@ def load_text_encoder(config: Any, ckpt: str) -> nn.Module:
     Raises:
         UserError: the file does not hold one, or one of other sizes.
     """
-    from ldm.weights_file import open_weights
+    from ldm.weights.opening import open_weights
 
     encoder = instantiate_from_config(config).eval().requires_grad_(False)
     weights = open_weights(ckpt)
@@ -82,9 +82,10 @@ def load_text_encoder(config: Any, ckpt: str) -> nn.Module:
 
 def main() -> None:
     args = make_parser().parse_args()
-    from ldm.checkpoint import load_autoencoder, read_config  # late: torch takes seconds
     from ldm.device import choose_device
     from ldm.training.cache_writer import CacheWriter
+    from ldm.util import read_config  # late: torch takes seconds
+    from ldm.weights.loading import load_autoencoder
 
     device = choose_device(args.device)
     config = read_config(args.config).model

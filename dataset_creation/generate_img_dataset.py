@@ -13,10 +13,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ldm.arguments import SD_CKPT, SD_CONFIG, SD_VAE_CKPT, Parser, add_precision_option
-from ldm.safety import BLUR_OVER
+from ldm.arguments import (
+    SD_CKPT,
+    SD_CONFIG,
+    SD_VAE_CKPT,
+    Parser,
+    add_clip_options,
+    add_precision_option,
+)
+from ldm.pictures.safety import BLUR_OVER
 from ldm.util import UserError, run_main
-from metrics.arguments import add_clip_options
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -213,12 +219,12 @@ def check_arguments(args: argparse.Namespace) -> None:
 def main() -> None:
     args = make_parser().parse_args()
     check_arguments(args)
-    from dataset_creation import pair_run  # late: torch takes seconds
-    from dataset_creation.clip_filter import Thresholds
-    from dataset_creation.pair_folder import PairFolder
-    from dataset_creation.pair_maker import MakerOptions
-    from dataset_creation.pair_sampler import Ranges
-    from dataset_creation.prompt_file import read_replay, read_triples
+    from dataset_creation.pairs import run as pair_run  # late: torch takes seconds
+    from dataset_creation.pairs.clip_filter import Thresholds
+    from dataset_creation.pairs.folder import PairFolder
+    from dataset_creation.pairs.maker import MakerOptions
+    from dataset_creation.pairs.prompts import read_replay, read_triples
+    from dataset_creation.pairs.sampler import Ranges
 
     source = read_replay(args.replay) if args.replay else read_triples(args.prompts_file)
     maker = MakerOptions(
@@ -249,7 +255,7 @@ def main() -> None:
     )
     tasks = source.share(args.n_partitions, args.partition)
     if args.dry_run:
-        from dataset_creation.pair_estimate import estimate
+        from dataset_creation.pairs.estimate import estimate
 
         print(estimate(options, tasks))
         return
@@ -258,7 +264,7 @@ def main() -> None:
     settings = pair_run.settings_of(options, source.digest)
     folder = PairFolder(options.out_dir, settings, force=args.force)
     if args.ray:
-        from dataset_creation.ray_pairs import on_ray
+        from dataset_creation.cluster.pairs import on_ray
 
         work = on_ray(args.ray, args.ray_workers, options, settings)
     else:

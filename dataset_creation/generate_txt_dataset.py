@@ -13,11 +13,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from dataset_creation.captions import LOST, SUBSTITUTES
-from dataset_creation.language_model import add_model_options, model_arguments
-from dataset_creation.merge import merge
-from dataset_creation.moderation import MODES
-from dataset_creation.triple_run import PATIENCE, Report, RunOptions, run
+from dataset_creation.text.captions import LOST, SUBSTITUTES
+from dataset_creation.text.language_model import add_model_options, model_arguments
+from dataset_creation.text.merge import merge
+from dataset_creation.text.moderation import MODES
+from dataset_creation.text.run import PATIENCE, Report, RunOptions, run
 from ldm.arguments import Parser
 from ldm.util import UserError, run_main
 
@@ -173,7 +173,7 @@ def main() -> None:
         return
     reports: list[Report] = []
     if args.ray:
-        from dataset_creation.ray_partitions import run_partitions
+        from dataset_creation.cluster.partitions import run_partitions
 
         if args.output or args.partition:
             raise UserError(

@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dataset_creation.clip_filter import Similarities, Thresholds, failed
+from dataset_creation.pairs.clip_filter import Similarities, Thresholds, failed
 from ldm.arguments import Parser
 from ldm.data.formats import INDEX, pair_paths, prompt_folders, read_metadata, read_prompt, write_index
 from ldm.data.shards import unpack_all

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dataset_creation.instructions import (
+from dataset_creation.text.instructions import (
     EditPrompt,
     chat_messages,
     completion_of,
@@ -24,8 +24,9 @@ from dataset_creation.instructions import (
     read_triples,
 )
 from ldm.arguments import Parser
+from ldm.files import replacing
 from ldm.modules.encoders.bpe import token_count
-from ldm.util import UserError, replacing, run_main
+from ldm.util import UserError, run_main
 
 FORMATS = ("completion", "chat")
 

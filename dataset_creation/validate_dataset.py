@@ -24,10 +24,10 @@ from typing import Protocol
 from tqdm import tqdm
 
 from ldm.arguments import Parser
-from ldm.data.contact_sheet import SheetExample, contact_sheet
 from ldm.data.formats import Example, pair_paths, read_examples, read_picture, read_prompt
 from ldm.data.hub import Columns, HubRows
-from ldm.images import prepare_output, save_image
+from ldm.pictures.contact_sheet import SheetExample, contact_sheet
+from ldm.pictures.writing import prepare_output, save_image
 from ldm.util import UserError, run_main
 
 AT_ONCE = 1000  # examples handed to the threads before the first of them is done with

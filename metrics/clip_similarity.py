@@ -1,7 +1,7 @@
 """The four CLIP similarities that the paper filters pairs and measures edits by (Brooks et al. 2022, sections
 3.1 and 4.2), with any model of open_clip.
 
-Not here: which pairs are kept (`dataset_creation.clip_filter`).
+Not here: which pairs are kept (`dataset_creation.pairs.clip_filter`).
 
 B examples, D width of CLIP's embedding, H W pixels, L tokens.
 """
@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.util import UserError, one_line
-from ldm.weights_file import Weights, open_weights
+from ldm.weights.opening import open_weights
+from ldm.weights.single_file import Weights
 
 MODEL = "ViT-L-14"
 PRETRAINED = "openai"

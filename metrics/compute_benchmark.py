@@ -18,15 +18,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm.arguments import Parser, add_model_options, load_editor
-from ldm.util import UserError, replacing, run_main
-from metrics.arguments import add_clip_options
+from ldm.arguments import Parser, add_clip_options, add_model_options, load_editor
+from ldm.files import replacing
+from ldm.util import UserError, run_main
 
 if TYPE_CHECKING:
     import torch
 
-    from metrics.benchmark import Benchmark, Results
-    from metrics.dino import Dino
+    from metrics.editsets.benchmark import Benchmark, Results
+    from metrics.editsets.dino import Dino
 
 SAMPLING = ("steps", "resolution", "cfg_text", "cfg_image")
 
@@ -105,10 +105,10 @@ def _add_edits(group: argparse._ArgumentGroup) -> None:
 def read_benchmark(args: argparse.Namespace) -> Benchmark:
     """The data that the command line names."""
     if args.benchmark == "magicbrush":
-        from metrics.magicbrush import read_magicbrush
+        from metrics.editsets.magicbrush import read_magicbrush
 
         return read_magicbrush(args.dataset, args.captions, args.split, args.limit)
-    from metrics.emu_edit import read_emu_edit
+    from metrics.editsets.emu_edit import read_emu_edit
 
     return read_emu_edit(args.dataset, args.split, args.limit)
 
@@ -119,7 +119,7 @@ def load_dino(weights: str | None, device: torch.device) -> tuple[Dino | None, s
     Raises:
         UserError: a file that was named is no such model.
     """
-    from metrics.dino import Dino
+    from metrics.editsets.dino import Dino
 
     if weights == "none":
         return None, "--dino-weights none"
@@ -138,7 +138,7 @@ def report(benchmark: Benchmark, results: Results, no_dino: str, file: Path) -> 
         no_dino: why it is missing.
         file: where to write.
     """
-    from metrics.benchmark import table
+    from metrics.editsets.benchmark import table
 
     reasons = {"dino": no_dino, "clip_text": "expected --captions FILE, got none"}
     scored = {key for averages in results.sets.values() for key in averages}
@@ -164,10 +164,10 @@ def main() -> None:
             raise UserError(f"--{name}: expected at least 1, got {value}")
     # Late, as torch takes seconds.
     from ldm.editor import find_model
-    from ldm.weights_file import file_facts
-    from metrics.benchmark import RESULTS, run
+    from ldm.weights.opening import file_facts
     from metrics.clip_similarity import ClipSimilarity
-    from metrics.image_scores import ImageScores
+    from metrics.editsets.benchmark import RESULTS, run
+    from metrics.editsets.image_scores import ImageScores
 
     benchmark = read_benchmark(args)
     files = find_model(args.config, args.ckpt)

@@ -19,9 +19,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ldm.arguments import ROOT, SD_CKPT, SD_CONFIG, Parser, add_model_options, load_editor
-from ldm.util import UserError, replacing, run_main
-from metrics.arguments import add_clip_options
+from ldm.arguments import (
+    SD_CKPT,
+    SD_CONFIG,
+    Parser,
+    add_clip_options,
+    add_model_options,
+    load_editor,
+)
+from ldm.files import ROOT, replacing
+from ldm.util import UserError, run_main
 
 SCALES_IMAGE = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -155,8 +162,8 @@ def check_arguments(args: argparse.Namespace) -> None:
 def load_method(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The method that edits, and what its edits depend on; fills in what `args` leaves to the model."""
     from ldm.editor import ModelFiles, check_sampling, find_model, read_defaults
-    from ldm.weights_file import file_facts
-    from metrics.edit_methods import Denoising, InstructPix2Pix, SDEdit, load_text_to_image
+    from ldm.weights.opening import file_facts
+    from metrics.curve.edit_methods import Denoising, InstructPix2Pix, SDEdit, load_text_to_image
 
     if args.method == "sdedit":
         files = ModelFiles(Path(args.config or SD_CONFIG), Path(args.ckpt or ROOT / SD_CKPT))
@@ -196,7 +203,7 @@ def load_method(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 def make_settings(args: argparse.Namespace) -> list[Any]:
     """What every sample is edited at."""
-    from metrics.edit_methods import Setting
+    from metrics.curve.edit_methods import Setting
 
     if args.method == "sdedit":
         return [Setting(text, strength=strength) for text in args.scales_text for strength in args.strengths]
@@ -209,7 +216,7 @@ def open_folder(folder: Path, stem: str) -> Path:
     Raises:
         UserError: another run is there.
     """
-    from metrics.curves import SUFFIX
+    from metrics.curve.curves import SUFFIX
 
     file = folder / f"{stem}{SUFFIX}"
     others = sorted(other.name for other in folder.glob(f"*{SUFFIX}") if other != file)
@@ -220,10 +227,10 @@ def open_folder(folder: Path, stem: str) -> Path:
 
 def write_results(folder: Path, stem: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """The averages, the plot, the sheet and the page of a run's rows; prints the averages."""
-    from metrics.curves import averages, make_curves
-    from metrics.figure import draw
-    from metrics.report_page import write_report
-    from metrics.scale_sheet import scale_sheet
+    from metrics.curve.curves import averages, make_curves
+    from metrics.curve.figure import draw
+    from metrics.curve.report_page import write_report
+    from metrics.curve.scale_sheet import scale_sheet
 
     found = averages(rows, settings)
     with replacing(folder / f"{stem}.jsonl") as part:
@@ -250,10 +257,10 @@ def main() -> None:
     args = make_parser().parse_args()
     check_arguments(args)
     from ldm.data.json_lines import JsonLines
-    from ldm.weights_file import file_facts
+    from ldm.weights.opening import file_facts
     from metrics.clip_similarity import ClipSimilarity
-    from metrics.eval_samples import EvalSamples
-    from metrics.evaluation import Evaluation
+    from metrics.curve.evaluation import Evaluation
+    from metrics.curve.samples import EvalSamples
 
     method, settings = load_method(args)
     samples = EvalSamples(args.dataset, args.split, args.num_samples, args.resolution, args.seed)

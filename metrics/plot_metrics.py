@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ldm.arguments import Parser
 from ldm.util import UserError, differences, run_main
-from metrics.curves import read_curves, read_run
-from metrics.figure import draw
+from metrics.curve.curves import read_curves, read_run
+from metrics.curve.figure import draw
 
 COMPARABLE = ("clip", "pixels", "dataset", "split")  # settings that make similarities comparable
 

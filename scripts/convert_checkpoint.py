@@ -72,8 +72,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = make_parser().parse_args()
     output = output_path(args.output)
-    from ldm.checkpoint import convert_weights  # late: torch takes seconds
     from ldm.device import DTYPES
+    from ldm.weights.loading import convert_weights  # late: torch takes seconds
 
     convert_weights(
         args.config, args.ckpt, output, vae_ckpt=args.vae_ckpt, dtype=DTYPES[args.dtype], keep=args.keep

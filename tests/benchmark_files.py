@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from metrics.dino import MODEL
+from metrics.editsets.dino import MODEL
 from pair_runs import CLIP
 
 SESSIONS = {"7": 1, "30": 3, "139": 2}  # id → turns; in the file their rows are mixed

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from dataset_creation.instructions import CAPTION_END, EDIT_END, STOP
+from dataset_creation.text.instructions import CAPTION_END, EDIT_END, STOP
 
 MODEL, KEY = "tiny", "sk-secret-0123456789"
 TOKENS = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}  # of every answer

@@ -6,9 +6,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from golden import fill, small_config
-from ldm.checkpoint import SCHEDULE, convert_weights
 from ldm.util import instantiate_from_config
-from ldm.weights_file import ema_name
+from ldm.weights.loading import SCHEDULE, convert_weights
+from ldm.weights.names import ema_name
 from networks import text_config
 from weights_files import State
 

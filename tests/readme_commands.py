@@ -24,7 +24,7 @@ import pytest
 
 import benchmark_files
 import file_server
-from dataset_creation.instructions import EXAMPLES_FILE
+from dataset_creation.text.instructions import EXAMPLES_FILE
 from ldm import editor
 from page_server import START, page_server
 from pair_runs import write_models

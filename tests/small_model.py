@@ -7,8 +7,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from golden import fill, small_config
-from ldm.checkpoint import save_safetensors
 from ldm.util import instantiate_from_config
+from ldm.weights.loading import save_safetensors
 
 
 def write_small_model(folder: Path) -> tuple[Path, Path]:

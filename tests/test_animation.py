@@ -12,7 +12,8 @@ from PIL import Image, ImageFont, ImageSequence
 
 from dataset_creation.avatars import wordings
 from dataset_creation.avatars.styles import styles
-from ldm.animation import (
+from ldm.app.suggestions import draw_suggestions, suggestions
+from ldm.pictures.animation import (
     FADE,
     FADE_STEPS,
     HOLD,
@@ -24,8 +25,7 @@ from ldm.animation import (
     save_animation,
     sheet,
 )
-from ldm.suggestions import draw_suggestions, suggestions
-from ldm.typesetting import wrapped
+from ldm.pictures.typesetting import wrapped
 from ldm.util import UserError
 
 CAPTIONS = ["input", "make it snow", "turn it into a watercolor painting"]

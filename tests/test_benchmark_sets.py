@@ -22,12 +22,12 @@ from PIL import Image
 
 from benchmark_files import emu_rows, magicbrush_rows, picture, write, write_files
 from ldm.editor import EMBEDDED, EMBEDDED_CONFIG
-from ldm.images import read_settings
+from ldm.pictures.writing import read_settings
 from ldm.util import run_main
 from metrics import compute_benchmark
 from metrics.clip_similarity import ClipSimilarity
-from metrics.dino import MODEL, Dino
-from metrics.image_scores import ImageScores
+from metrics.editsets.dino import MODEL, Dino
+from metrics.editsets.image_scores import ImageScores
 from weights_files import message
 
 EDITS = ["30/30_1", "30/30_inde_2", "30/30_iter_2", "30/30_inde_3", "30/30_iter_3"]
@@ -162,7 +162,7 @@ def test_names_inputs_and_averages(whole: Path, files: Path, run: Run, capsys: A
 def test_turns_go_on_from_our_own_picture_or_from_the_true_one(whole: Path) -> None:
     """As `ImageEditor` edits them by the seed that the picture's name and --seed give."""
     from ldm.editor import ImageEditor
-    from ldm.training.stream import derived_seed
+    from ldm.sampling.noise import derived_seed
 
     editor = ImageEditor.load(EMBEDDED_CONFIG, EMBEDDED, device="cpu")
     true, own = picture(301), Image.open(whole / "30/30_1.png")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataset_creation import generate_txt_dataset
-from dataset_creation.captions import Caption, Captions, draw, partition, repeated
+from dataset_creation.text.captions import Caption, Captions, draw, partition, repeated
 from faulty_server import serving
 from hub_server import hub
 from ldm.util import UserError
@@ -120,7 +120,7 @@ def test_what_is_no_source(tmp_path: Path) -> None:
 
 OPEN = """
 import sys
-from dataset_creation.captions import Captions
+from dataset_creation.text.captions import Captions
 from ldm.util import UserError
 for args in (("owner/name",), ("owner/name", "words", "place"), ("owner/no",)):
     try:
@@ -177,7 +177,7 @@ def test_repeated_captions_and_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file.write_text("".join(json.dumps({"caption": text, "url": url}) + "\n" for text, url in rows))
     captions = Captions(str(file))
     for chunk in (1, 3, 100):
-        monkeypatch.setattr("dataset_creation.captions.CHUNK", chunk)
+        monkeypatch.setattr("dataset_creation.text.captions.CHUNK", chunk)
         assert repeated(captions, np.arange(7)).tolist() == [False, True, True, False, False, True, True]
         backwards = repeated(captions, np.arange(7)[::-1])
         assert backwards.tolist() == [False, True, False, False, True, False, True]

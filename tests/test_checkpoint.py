@@ -10,15 +10,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from golden import fill, published_keys, small_config
-from ldm.checkpoint import (
+from ldm.util import instantiate_from_config
+from ldm.weights.loading import (
     SCHEDULE,
     load_autoencoder,
     load_for_training,
     load_model,
     save_safetensors,
 )
-from ldm.util import instantiate_from_config
-from ldm.weights_file import read_state_dict
+from ldm.weights.opening import read_state_dict
 from weights_files import State, message, save
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"

@@ -1,4 +1,4 @@
-"""dataset_creation.clip_filter: thresholds and ranking."""
+"""dataset_creation.pairs.clip_filter: thresholds and ranking."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dataset_creation.clip_filter import (
+from dataset_creation.pairs.clip_filter import (
     THRESHOLD_NAMES,
     Similarities,
     Thresholds,

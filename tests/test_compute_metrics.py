@@ -23,12 +23,12 @@ from ldm.data.formats import pair_paths, read_examples, read_prompt
 from ldm.data.json_lines import JsonLines, read_json_lines
 from ldm.editor import EMBEDDED
 from ldm.util import UserError
-from ldm.weights_file import open_weights
+from ldm.weights.opening import open_weights
 from metrics import compute_metrics
 from metrics.clip_similarity import ClipSimilarity
-from metrics.edit_methods import Setting, stacked
-from metrics.eval_samples import EvalSample, EvalSamples
-from metrics.evaluation import Evaluation
+from metrics.curve.edit_methods import Setting, stacked
+from metrics.curve.evaluation import Evaluation
+from metrics.curve.samples import EvalSample, EvalSamples
 from pair_runs import write_models
 from training_runs import call
 

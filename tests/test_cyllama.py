@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataset_creation import generate_txt_dataset
-from dataset_creation.instructions import EditPrompt, triple_of, validated
+from dataset_creation.text.instructions import EditPrompt, triple_of, validated
 from language_model_server import model_file, running
 from training_runs import call
 

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from format_models import UNET, Model, assert_same, configuration, without_schedule
-from ldm.checkpoint import convert_weights, load_model
-from ldm.diffusers_names import part_configs
 from ldm.util import instantiate_from_config
-from ldm.weights_file import open_weights
+from ldm.weights.diffusers_names import part_configs
+from ldm.weights.loading import convert_weights, load_model
+from ldm.weights.opening import open_weights
 from weights_files import State, message
 
 Change = Callable[[State], State]
@@ -167,7 +167,7 @@ def test_a_folder_is_there_when_it_is_complete(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ldm.diffusers_format._write_tokenizer", full)
+    monkeypatch.setattr("ldm.weights.diffusers_folder._write_tokenizer", full)
     said = message(models["edit"].folder, tmp_path / "folder")
     assert said == f"cannot write {tmp_path / 'folder'}: No space left on device"
     assert not list(tmp_path.iterdir())
@@ -233,7 +233,7 @@ def hub(root: Path) -> Iterator[tuple[str, list[str]]]:
 OPEN = """
 import sys
 from ldm.util import UserError
-from ldm.weights_file import open_weights
+from ldm.weights.opening import open_weights
 for name in sys.argv[1:]:
     try:
         weights = open_weights(name)

@@ -18,7 +18,8 @@ from safetensors import safe_open
 
 from dataset_creation.avatars import build, styles, wordings
 from dataset_creation.avatars.plan import GROUP, HELD_OUT_SETS, HELD_OUT_STYLE
-from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, PUBLISHED, ROOT, read_defaults
+from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, PUBLISHED, read_defaults
+from ldm.files import ROOT
 from ldm.util import UserError, get_obj_from_str
 
 MODEL_CARD = "checkpoints/README.md"
@@ -137,7 +138,8 @@ def test_the_searches_find_what_is_missing() -> None:
         "[a](README.md) [b](imgs/) [c](READ.md) [d](#a-heading) [e](#none) [f](README.md#train-your-own)\n"
         "## A heading\n"
         "`ldm/editor.py`, `editor.py`, `configs/*.yaml`, `imgs/output.gif`, `data/x.py-free`, `train/loss`, "
-        "`ldm/gone.py`, `gone.yaml`, `imgs/gone*.jpg`, `ldm.images.to_tensor`, `ldm.images.gone`, "
+        "`ldm/gone.py`, `gone.yaml`, `imgs/gone*.jpg`, `ldm.pictures.fitting.to_tensor`, "
+        "`ldm.pictures.reading.gone`, "
         "`find_model`, `find" + "NoModel`\n"
         "```\npython scripts/gone.py --config configs/generate.yaml x=checkpoints/gone.ckpt\n```\n"
     )

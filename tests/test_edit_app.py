@@ -32,7 +32,7 @@ from app_server import (
     upload,
 )
 from app_server import edit_app as running_app
-from ldm.images import read_settings, save_image
+from ldm.pictures.writing import read_settings, save_image
 from ldm.util import run_main
 from small_model import sample_picture
 

@@ -16,12 +16,13 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageChops
 
 from golden import small_config
-from ldm.animation import FADE_STEPS, MARGIN, captioned
-from ldm.checkpoint import save_safetensors
+from ldm.app.suggestions import PHOTOGRAPHS
 from ldm.editor import EMBEDDED_CONFIG, Defaults, read_defaults
-from ldm.images import open_image, read_settings
-from ldm.suggestions import PHOTOGRAPHS
+from ldm.pictures.animation import FADE_STEPS, MARGIN, captioned
+from ldm.pictures.reading import open_image
+from ldm.pictures.writing import read_settings
 from ldm.util import instantiate_from_config
+from ldm.weights.loading import save_safetensors
 from small_model import sample_picture, write_small_model
 
 SCRIPT = Path(__file__).resolve().parents[1] / "edit_cli.py"

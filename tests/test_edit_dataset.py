@@ -14,7 +14,7 @@ from torchvision.transforms import RandomCrop, RandomHorizontalFlip
 
 from edit_dataset import EditDataset, EditDatasetEval
 from ldm.data.formats import read_examples, split_examples
-from ldm.images import to_tensor
+from ldm.pictures.fitting import to_tensor
 from ldm.util import UserError, instantiate_from_config
 from tiny_training import SIDE, write_dataset
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from ldm import editor as editor_module
 from ldm.device import memory_errors
 from ldm.editor import ImageEditor, find_model
-from ldm.images import to_image, to_tensor
+from ldm.pictures.fitting import to_image, to_tensor
 from ldm.sampling.samplers import sample_euler_ancestral
-from ldm.sampling.schedule import get_sigmas, model_sigmas, sigma_to_t
+from ldm.sampling.schedule import get_sigmas, sigma_to_t
 from ldm.util import UserError
 from small_model import sample_picture, write_small_model
 
@@ -78,7 +78,7 @@ def full_edit(editor: ImageEditor, picture: Image.Image, cfg_text: float, cfg_im
     model = editor.model
     text, no_text = model.get_learned_conditioning([INSTRUCTION]), model.get_learned_conditioning([""])
     image = model.encode_first_stage(to_tensor(picture)).mode()
-    levels = model_sigmas(model.alphas_cumprod)
+    levels = model.sigmas
 
     def denoise(z: Tensor, sigma: Tensor) -> Tensor:
         x, t = z / (sigma**2 + 1).sqrt(), sigma_to_t(levels, sigma)

@@ -16,10 +16,19 @@ from dataset_creation.avatars.kinds import edit_kind
 from dataset_creation.avatars.plan import train_people
 from dataset_creation.avatars.styles import styles
 from ldm.data.formats import read_examples
-from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, EMBEDDED_NOTICE, ROOT, ImageEditor, edit_batch, find_model
-from ldm.images import open_image, to_image, to_tensor
+from ldm.editor import (
+    EMBEDDED,
+    EMBEDDED_CONFIG,
+    EMBEDDED_NOTICE,
+    ImageEditor,
+    edit_batch,
+    find_model,
+)
+from ldm.files import ROOT
+from ldm.pictures.fitting import to_image, to_tensor
+from ldm.pictures.reading import open_image
 from ldm.util import UserError
-from metrics.edit_accuracy import CHANGED, EditPairs, measure, nearest_in_group, read_pairs
+from metrics.editsets.edit_accuracy import CHANGED, EditPairs, measure, nearest_in_group, read_pairs
 
 SAMPLE = Path(__file__).parent / "data" / "avatars_held_out"
 STEPS = 10

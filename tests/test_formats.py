@@ -12,12 +12,20 @@ from safetensors.torch import load_file
 
 from format_models import POSITIONS, UNET, Model, assert_same, configuration, without_schedule
 from golden import published_keys, relative_error
-from ldm.checkpoint import SCHEDULE, convert_weights, load_autoencoder, load_for_training, load_model
-from ldm.diffusers_names import PREFIXES, name_map, part_configs
 from ldm.editor import ImageEditor, edit_batch
-from ldm.images import to_tensor
+from ldm.pictures.fitting import to_tensor
 from ldm.util import instantiate_from_config
-from ldm.weights_file import ema_name, open_weights, read_state_dict, save_safetensors
+from ldm.weights.diffusers_names import PREFIXES, name_map, part_configs
+from ldm.weights.loading import (
+    SCHEDULE,
+    convert_weights,
+    load_autoencoder,
+    load_for_training,
+    load_model,
+)
+from ldm.weights.names import ema_name
+from ldm.weights.opening import open_weights, read_state_dict
+from ldm.weights.single_file import save_safetensors
 from small_model import sample_picture
 
 ROOT = Path(__file__).resolve().parents[1]

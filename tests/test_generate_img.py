@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset_creation import generate_img_dataset, pair_maker
-from dataset_creation.pair_maker import draw_seeds
+from dataset_creation import generate_img_dataset
+from dataset_creation.pairs import maker as pair_maker
+from dataset_creation.pairs.maker import draw_seeds
 from ldm.data.formats import read_picture
-from ldm.safety import SafetyChecker
+from ldm.pictures.safety import SafetyChecker
 from pair_runs import PROMPTS, SCRIPT, SIZE, content, metadata, start, words_of, write_models, write_prompts
 from training_runs import call
 
@@ -248,7 +249,7 @@ def test_replay(models: Path, whole: Path, tmp_path: Path):
 def test_webdataset(
     models: Path, prompts: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from dataset_creation import pair_folder
+    from dataset_creation.pairs import folder as pair_folder
     from ldm.data.shards import unpack
 
     monkeypatch.setattr(pair_folder, "SHARD", 2)

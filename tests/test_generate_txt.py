@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from dataset_creation import generate_txt_dataset
-from dataset_creation.instructions import CAPTION_END
+from dataset_creation.text.instructions import CAPTION_END
 from faulty_server import KEY, MODEL, REASONS, TOKENS, Fault, expected, serving
 from training_runs import call
 from triple_runs import SCRIPT, TripleRun, plain_captions, quick, read_lines

@@ -15,7 +15,8 @@ from ldm.models.diffusion.ddpm_edit import LatentDiffusion, dropout_masks
 from ldm.modules.ema import LitEma
 from ldm.sampling.guidance import EditDenoiser
 from ldm.sampling.samplers import sample_euler_ancestral
-from ldm.sampling.schedule import get_sigmas, model_sigmas
+from ldm.sampling.schedule import get_sigmas
+from ldm.training.module import TrainingEncoder
 from networks import edit_network
 
 ONE_CALL = 1e-5
@@ -41,7 +42,9 @@ def denoiser(
 ) -> EditDenoiser:
     case = golden_metadata["case"]
     image = model.encode_first_stage(golden["vae.image"]).mode()
-    return EditDenoiser(model, text[:1], image, text[2:3], case["cfg_text"], case["cfg_image"])
+    return EditDenoiser(
+        model.unet, model.sigmas, text[:1], image, text[2:3], case["cfg_text"], case["cfg_image"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,9 +56,7 @@ def test_noise_schedule(model: LatentDiffusion, golden: Golden, name: str) -> No
 
 @pytest.mark.parametrize("n", [5, 20, 100])
 def test_sigmas(model: LatentDiffusion, golden: Golden, n: int) -> None:
-    assert (
-        relative_error(get_sigmas(model_sigmas(model.alphas_cumprod), n), golden[f"sigmas.{n}"]) <= ONE_CALL
-    )
+    assert relative_error(get_sigmas(model.sigmas, n), golden[f"sigmas.{n}"]) <= ONE_CALL
 
 
 def test_autoencoder(model: LatentDiffusion, golden: Golden) -> None:
@@ -71,7 +72,7 @@ def test_unet(model: LatentDiffusion, golden: Golden, text: Tensor) -> None:
 
 
 def test_guided_denoiser(model: LatentDiffusion, golden: Golden, denoiser: EditDenoiser) -> None:
-    sigma = get_sigmas(model_sigmas(model.alphas_cumprod), 5)[1]
+    sigma = get_sigmas(model.sigmas, 5)[1]
     denoised = denoiser(golden["unet.x"][:1] * sigma, sigma[None])
     assert relative_error(denoised, golden["cfg.denoised"]) <= ONE_CALL
 
@@ -80,7 +81,7 @@ def test_whole_edit(
     model: LatentDiffusion, golden: Golden, golden_metadata: dict[str, Any], denoiser: EditDenoiser
 ) -> None:
     case = golden_metadata["case"]
-    sigmas = get_sigmas(model_sigmas(model.alphas_cumprod), case["steps"])
+    sigmas = get_sigmas(model.sigmas, case["steps"])
     torch.manual_seed(case["seed"])
     start = torch.randn_like(golden["vae.mode"]) * sigmas[0]
     z = sample_euler_ancestral(denoiser, start, sigmas)
@@ -147,9 +148,13 @@ def test_a_training_may_encode_in_half_precision(golden: Golden) -> None:
     """By a copy of the encoder: what is saved stays in float32."""
     network = copy.deepcopy(edit_network())
     names = list(network.state_dict())
-    latent = network.encode_input(golden["vae.image"])
-    network.encode_in(torch.bfloat16)
-    half = network.encode_input(golden["vae.image"])
+    latent = network.posterior(golden["vae.image"]).mode()
+    encode = TrainingEncoder(network.first_stage_model, torch.bfloat16)
+    batch = encode(
+        {"edited": golden["vae.image"], "edit": {"c_concat": golden["vae.image"]}, "noise_seed": [1]}
+    )
+    assert torch.equal(batch["edited"], batch["edit"]["c_concat"]) and batch["noise_seed"] == [1]
+    half = network.posterior(batch["edited"]).mode()
     assert half.dtype == torch.float32 and 0 < relative_error(half, latent) < 0.05
     assert list(network.state_dict()) == names
     assert network.first_stage_model.quant_conv.weight.dtype == torch.float32

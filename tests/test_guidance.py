@@ -11,7 +11,7 @@ from torch import Tensor
 from golden import relative_error
 from ldm.models.diffusion import ddpm
 from ldm.sampling.guidance import EditDenoiser, TextDenoiser
-from ldm.sampling.schedule import model_sigmas, sigma_to_t
+from ldm.sampling.schedule import sigma_to_t
 from networks import edit_network, text_network
 
 TEXTS = ["turn him into a cyborg", "Make it a Picasso painting!", "add snow"]
@@ -32,7 +32,7 @@ def image() -> Tensor:
 def predicted_noise(model: ddpm.LatentDiffusion, z: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
     """Noise by the published interface, one conditioning at a time."""
     x = z / (sigma.square() + 1).sqrt()[:, None, None, None]
-    t = sigma_to_t(model_sigmas(model.alphas_cumprod), sigma)
+    t = sigma_to_t(model.sigmas, sigma)
     return model.apply_model(x, t, {name: [value] for name, value in cond.items()})
 
 
@@ -50,7 +50,9 @@ def edit_formula(z: Tensor, sigma: Tensor, image: Tensor, cfg_text: float, cfg_i
 def edit_denoiser(image: Tensor, cfg_text: float, cfg_image: float, texts: list[str]) -> EditDenoiser:
     model = edit_network()
     null = model.get_learned_conditioning([""])
-    return EditDenoiser(model, model.get_learned_conditioning(texts), image, null, cfg_text, cfg_image)
+    return EditDenoiser(
+        model.unet, model.sigmas, model.get_learned_conditioning(texts), image, null, cfg_text, cfg_image
+    )
 
 
 @pytest.fixture
@@ -111,14 +113,16 @@ def test_text_denoiser_is_the_published_formula(z: Tensor, scale: float) -> None
     c = predicted_noise(model, z, SIGMA, c_crossattn=text)
     u = predicted_noise(model, z, SIGMA, c_crossattn=null.expand_as(text))
     expected = z - SIGMA[:, None, None, None] * (u + scale * (c - u))
-    assert relative_error(TextDenoiser(model, text, null, scale)(z, SIGMA), expected) <= 1e-5
+    assert (
+        relative_error(TextDenoiser(model.unet, model.sigmas, text, null, scale)(z, SIGMA), expected) <= 1e-5
+    )
 
 
 def test_half_precision_weights_keep_the_sampling_in_single_precision(z: Tensor, image: Tensor) -> None:
     half = copy.deepcopy(edit_network()).bfloat16()
     half.register_schedule()
     conditions = [half.get_learned_conditioning(texts) for texts in (TEXTS, [""])]
-    denoiser = EditDenoiser(half, conditions[0], image.bfloat16(), conditions[1], 7.5, 1.5)
+    denoiser = EditDenoiser(half.unet, half.sigmas, conditions[0], image.bfloat16(), conditions[1], 7.5, 1.5)
     denoised = denoiser(z, SIGMA)
     assert denoised.dtype == torch.float32
     assert relative_error(denoised, edit_formula(z, SIGMA, image, 7.5, 1.5)) < 0.2

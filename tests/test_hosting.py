@@ -28,8 +28,9 @@ from PIL import Image
 from flagged_picture import flagged_picture
 from language_model_server import free_port
 from ldm.editor import EMBEDDED, ImageEditor, find_model
-from ldm.images import open_image, read_settings, save_image
-from ldm.safety import blurred
+from ldm.pictures.reading import open_image
+from ldm.pictures.safety import blurred
+from ldm.pictures.writing import read_settings, save_image
 from ldm.sampling.samplers import sampler_names
 from ldm.util import UserError
 

@@ -1,4 +1,4 @@
-"""metrics.image_scores and metrics.dino: distances of pictures, and cosines as in MagicBrush's script."""
+"""metrics.editsets: distances of pictures, and cosines as in MagicBrush's script."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torchvision import transforms
 
 from benchmark_files import picture, write_files
 from metrics.clip_similarity import ClipSimilarity
-from metrics.dino import MODEL, Dino
-from metrics.image_scores import ImageScores
+from metrics.editsets.dino import MODEL, Dino
+from metrics.editsets.image_scores import ImageScores
 from weights_files import message, save
 
 

@@ -1,4 +1,4 @@
-"""ldm.images on real files that Pillow writes here: every kind of input, the sizing rule, safe saving."""
+"""ldm.pictures on real files that Pillow writes here: every kind of input, the sizing rule, safe saving."""
 
 import errno
 import math
@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from ldm import images
+from ldm.pictures.fitting import fit_to_model, to_image, to_tensor
+from ldm.pictures.reading import open_image
+from ldm.pictures.writing import prepare_output, read_settings, save_image
 from ldm.util import UserError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -53,13 +55,13 @@ def difference(one: Image.Image, other: Image.Image) -> float:
 def test_reads_formats(tmp_path: Path, picture: Image.Image, name: str, tolerance: float):
     picture = picture.resize((32, 32)) if name.endswith("ico") else picture
     picture.save(tmp_path / name)
-    read = images.open_image(tmp_path / name)
+    read = open_image(tmp_path / name)
     assert difference(read, picture) <= tolerance
 
 
 def test_suffix_of_the_input_does_not_matter(tmp_path: Path, picture: Image.Image):
     picture.save(tmp_path / "photo.jpg", format="PNG")
-    assert difference(images.open_image(tmp_path / "photo.jpg"), picture) == 0
+    assert difference(open_image(tmp_path / "photo.jpg"), picture) == 0
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -79,14 +81,14 @@ def test_exif_orientation(tmp_path: Path, picture: Image.Image, name: str, orien
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save(tmp_path / name, exif=exif)
-    read = images.open_image(tmp_path / name)
+    read = open_image(tmp_path / name)
     assert difference(read, picture) <= 5
     assert not read.getexif() and not read.info
 
 
 def test_broken_exif_is_ignored(tmp_path: Path, picture: Image.Image):
     picture.save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\x12\x01\x03\0" * 3)
-    assert images.open_image(tmp_path / "a.jpg").size == picture.size
+    assert open_image(tmp_path / "a.jpg").size == picture.size
 
 
 def half(mode: str, visible: object, hidden: object) -> Image.Image:
@@ -97,7 +99,7 @@ def half(mode: str, visible: object, hidden: object) -> Image.Image:
 
 
 def both_halves(path: Path) -> tuple[object, object]:
-    read = images.open_image(path)
+    read = open_image(path)
     assert read.mode == "RGB"
     return read.getpixel((2, 2)), read.getpixel((13, 13))
 
@@ -139,7 +141,7 @@ def test_colour_modes(tmp_path: Path):
 
 def grey(path: Path) -> list[int]:
     """Return the grey levels of the first row."""
-    pixels = np.asarray(images.open_image(path))
+    pixels = np.asarray(open_image(path))
     assert (pixels == pixels[..., :1]).all()
     return pixels[0, :, 0].tolist()
 
@@ -184,7 +186,7 @@ def test_first_frame_of_an_animation(tmp_path: Path):
     frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN, BLUE)]
     for name in ("a.gif", "a.webp", "a.png", "a.tiff"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-        red, green, blue = images.open_image(tmp_path / name).getpixel((8, 8))  # type: ignore[misc]
+        red, green, blue = open_image(tmp_path / name).getpixel((8, 8))  # type: ignore[misc]
         assert red > 240 and green < 10 and blue < 10, name
 
 
@@ -221,20 +223,20 @@ def bad_files(folder: Path, picture: Image.Image) -> dict[str, Path]:
 def test_bad_inputs_are_one_line(tmp_path: Path, picture: Image.Image):
     for words, path in bad_files(tmp_path, picture).items():
         with pytest.raises(UserError, match=words.strip()) as caught:
-            images.open_image(path)
+            open_image(path)
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
 def test_pipe_is_refused(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="not a file"):
-        images.open_image(tmp_path / "pipe")
+        open_image(tmp_path / "pipe")
 
 
 def test_edge_sizes_are_accepted(tmp_path: Path):
     for size in ((8, 8), (8, 128), (128, 8)):
         Image.new("RGB", size).save(tmp_path / "a.png")
-        assert images.open_image(tmp_path / "a.png").size == size
+        assert open_image(tmp_path / "a.png").size == size
 
 
 @pytest.mark.parametrize(
@@ -254,14 +256,14 @@ def test_edge_sizes_are_accepted(tmp_path: Path):
     ],
 )
 def test_sizing_rule(size: tuple[int, int], resolution: int, expected: tuple[int, int]):
-    assert images.fit_to_model(Image.new("RGB", size), resolution).size == expected
+    assert fit_to_model(Image.new("RGB", size), resolution).size == expected
 
 
 def test_sizing_refuses():
     with pytest.raises(UserError, match="resolution of at least 64 pixels, got 63"):
-        images.fit_to_model(Image.new("RGB", (100, 100)), 63)
+        fit_to_model(Image.new("RGB", (100, 100)), 63)
     with pytest.raises(UserError, match="at most 16:1"):
-        images.fit_to_model(Image.new("RGB", (1700, 100)), 512)
+        fit_to_model(Image.new("RGB", (1700, 100)), 512)
 
 
 def test_sizing_rule_everywhere():
@@ -269,7 +271,7 @@ def test_sizing_rule_everywhere():
     for short in range(8, 400, 7):
         for long in range(short, 16 * short, 61):
             steps = -(-short * 256 // (long * 64))
-            fitted = images.fit_to_model(Image.new("1", (long, short)), 256).size
+            fitted = fit_to_model(Image.new("1", (long, short)), 256).size
             assert fitted[0] % 64 == fitted[1] % 64 == 0
             assert 0 <= 64 * steps - fitted[1] <= (64 if steps > 1 else 0)
             assert 0 <= (long * steps // short) * 64 - fitted[0] <= 64
@@ -278,7 +280,7 @@ def test_sizing_rule_everywhere():
 def test_fit_keeps_the_centre():
     image = Image.new("RGB", (300, 200), RED)
     image.paste(BLUE, (145, 0, 155, 200))
-    fitted = np.asarray(images.fit_to_model(image, 256), int)
+    fitted = np.asarray(fit_to_model(image, 256), int)
     assert fitted.shape == (192, 256, 3)
     centre = (fitted[..., 2].mean(axis=0) * np.arange(256)).sum() / fitted[..., 2].mean(axis=0).sum()
     assert centre == pytest.approx(127.5, abs=0.1)
@@ -287,15 +289,15 @@ def test_fit_keeps_the_centre():
 def test_tensor_and_back():
     torch = pytest.importorskip("torch")
     pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
-    tensor = images.to_tensor(Image.fromarray(pixels))
+    tensor = to_tensor(Image.fromarray(pixels))
     assert tensor.shape == (1, 3, 16, 16) and tensor.dtype == torch.float32
     assert tensor.min() == -1 and tensor.max() == 1
     assert (tensor == 2 * torch.tensor(pixels).float().permute(2, 0, 1)[None] / 255 - 1).all()
-    back = np.asarray(images.to_image(tensor[0]), int)
+    back = np.asarray(to_image(tensor[0]), int)
     assert ((back - pixels) <= 0).all() and ((back - pixels) >= -1).all()  # fractions are cut off
     beyond = torch.tensor([-3.0, -1, 0, 0.999, 1, 7]).reshape(1, 1, 6).expand(3, 1, 6)
-    assert np.asarray(images.to_image(beyond))[0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
-    assert np.asarray(images.to_image(beyond.half())).shape == (1, 6, 3)
+    assert np.asarray(to_image(beyond))[0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
+    assert np.asarray(to_image(beyond.half())).shape == (1, 6, 3)
 
 
 SETTINGS = {"seed": 1371, "cfg_text": 7.5, "edit": 'turn him into a "cyborg" – naïve 🎨', "vae_ckpt": None}
@@ -304,42 +306,42 @@ SETTINGS = {"seed": 1371, "cfg_text": 7.5, "edit": 'turn him into a "cyborg" –
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".webp", ".avif", ".tif", ".tiff", ".gif"])
 def test_settings_round_trip(tmp_path: Path, picture: Image.Image, suffix: str):
     path = tmp_path / f"a{suffix}"
-    images.save_image(picture, path, SETTINGS)
-    assert images.read_settings(path) == SETTINGS
-    assert difference(images.open_image(path), picture) < 12
+    save_image(picture, path, SETTINGS)
+    assert read_settings(path) == SETTINGS
+    assert difference(open_image(path), picture) < 12
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".jp2", ".ppm", ".tga"])
 def test_formats_without_metadata(tmp_path: Path, picture: Image.Image, suffix: str):
-    images.save_image(picture, tmp_path / f"a{suffix}", SETTINGS)
-    assert images.read_settings(tmp_path / f"a{suffix}") == {}
-    assert difference(images.open_image(tmp_path / f"a{suffix}"), picture) == 0
+    save_image(picture, tmp_path / f"a{suffix}", SETTINGS)
+    assert read_settings(tmp_path / f"a{suffix}") == {}
+    assert difference(open_image(tmp_path / f"a{suffix}"), picture) == 0
 
 
 def test_foreign_comments_are_no_settings(tmp_path: Path, picture: Image.Image):
     exif = Image.Exif()
     exif[0x010E] = "holiday"
     picture.save(tmp_path / "a.jpg", exif=exif, comment=b"[1, 2]")
-    assert images.read_settings(tmp_path / "a.jpg") == {}
+    assert read_settings(tmp_path / "a.jpg") == {}
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", "hello")
     picture.save(tmp_path / "a.png", pnginfo=info)
-    assert images.read_settings(tmp_path / "a.png") == {}
+    assert read_settings(tmp_path / "a.png") == {}
     with pytest.raises(UserError):
-        images.read_settings(tmp_path / "missing.png")
+        read_settings(tmp_path / "missing.png")
 
 
 def test_jpeg_keeps_colour_resolution(tmp_path: Path, picture: Image.Image):
-    images.save_image(picture, tmp_path / "a.jpg")
+    save_image(picture, tmp_path / "a.jpg")
     with Image.open(tmp_path / "a.jpg") as image:
         assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3  # type: ignore[attr-defined]
 
 
 def test_save_makes_the_folder_and_replaces(tmp_path: Path, picture: Image.Image):
     path = tmp_path / "new" / "deeper" / "a.png"
-    images.save_image(Image.new("RGB", (8, 8)), path)
-    images.save_image(picture, path)
-    assert difference(images.open_image(path), picture) == 0
+    save_image(Image.new("RGB", (8, 8)), path)
+    save_image(picture, path)
+    assert difference(open_image(path), picture) == 0
     assert [entry.name for entry in path.parent.iterdir()] == ["a.png"]
     umask = os.umask(0)
     os.umask(umask)
@@ -349,9 +351,9 @@ def test_save_makes_the_folder_and_replaces(tmp_path: Path, picture: Image.Image
 def test_save_through_a_link(tmp_path: Path, picture: Image.Image):
     (tmp_path / "real.png").write_bytes(b"old")
     (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
-    images.save_image(picture, tmp_path / "link.png")
+    save_image(picture, tmp_path / "link.png")
     assert (tmp_path / "link.png").is_symlink()
-    assert difference(images.open_image(tmp_path / "real.png"), picture) == 0
+    assert difference(open_image(tmp_path / "real.png"), picture) == 0
 
 
 class FullDisk(Image.Image):
@@ -364,37 +366,35 @@ class FullDisk(Image.Image):
 
 def test_failed_save_keeps_the_old_file(tmp_path: Path, picture: Image.Image):
     path = tmp_path / "a.png"
-    images.save_image(picture, path)
+    save_image(picture, path)
     with pytest.raises(UserError, match=r"cannot write .*a\.png: No space left on device"):
-        images.save_image(FullDisk(), path)
-    assert difference(images.open_image(path), picture) == 0
+        save_image(FullDisk(), path)
+    assert difference(open_image(path), picture) == 0
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_bad_outputs(tmp_path: Path):
     for name in ("a", "a.xyz", "a.jpg.txt", ".png"):
         with pytest.raises(UserError, match=r"ending in \.png, \.jpg, .*, got "):
-            images.prepare_output(tmp_path / name)
+            prepare_output(tmp_path / name)
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UserError, match="got a folder"):
-        images.prepare_output(tmp_path / "folder.png")
+        prepare_output(tmp_path / "folder.png")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        images.prepare_output(tmp_path / "file" / "a.png")
+        prepare_output(tmp_path / "file" / "a.png")
     with pytest.raises(UserError, match="name too long"):
-        images.prepare_output(tmp_path / ("x" * 300 + ".png"))
+        prepare_output(tmp_path / ("x" * 300 + ".png"))
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root can write to")
 def test_unwritable_folder():
     with pytest.raises(UserError, match="cannot write /proc/self/a.png"):
-        images.prepare_output("/proc/self/a.png")
+        prepare_output("/proc/self/a.png")
 
 
 def test_checking_files_needs_no_torch(tmp_path: Path, picture: Image.Image):
     picture.save(tmp_path / "a.png")
-    code = (
-        "import sys; from ldm import images; path = sys.argv[1]; images.open_image(path);"
-        "images.prepare_output(path); assert 'torch' not in sys.modules"
-    )
+    code = "import sys; from ldm.pictures import fitting, reading, writing; reading.open_image(sys.argv[1]);"
+    code += "writing.prepare_output(sys.argv[1]); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], check=True)

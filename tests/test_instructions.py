@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_creation.instructions import (
+from dataset_creation.text.instructions import (
     EXAMPLES_FILE,
     EditPrompt,
     Rejected,

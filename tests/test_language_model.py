@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from dataset_creation import language_model
-from dataset_creation.instructions import (
+from dataset_creation.text import language_model
+from dataset_creation.text.instructions import (
     EDIT_END,
     EXAMPLES_FILE,
     STOP,
@@ -22,7 +22,7 @@ from dataset_creation.instructions import (
     read_examples,
     triple_of,
 )
-from dataset_creation.language_model import LanguageModel, NoSuchPlace, Unavailable, Usage
+from dataset_creation.text.language_model import LanguageModel, NoSuchPlace, Unavailable, Usage
 from language_model_server import MODEL, free_port, language_model_server
 from ldm.util import UserError
 

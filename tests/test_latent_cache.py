@@ -24,14 +24,14 @@ from torch.utils.data import DataLoader, Dataset
 from dataset_creation import cache_latents
 from edit_dataset import EditDataset
 from golden import small_config
-from ldm.checkpoint import save_safetensors
 from ldm.data.formats import read_picture
 from ldm.data.mixed import MixedDataset
-from ldm.images import to_tensor
 from ldm.models.autoencoder import AutoencoderKL
+from ldm.pictures.fitting import to_tensor
 from ldm.training.latent_cache import CachedEditDataset, ShardedRows, check_caches
 from ldm.training.stream import SeededExamples, collate
 from ldm.util import UserError
+from ldm.weights.loading import save_safetensors
 from networks import edit_network
 from tiny_training import draw, write_dataset
 from training_runs import call

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from benchmarks import paper_in_miniature
 from dataset_creation.avatars import train_clip
-from ldm.checkpoint import load_for_training, save_safetensors
 from ldm.training.captioned import CachedCaptionDataset
 from ldm.training.stream import SeededExamples
 from ldm.util import UserError, instantiate_from_config
+from ldm.weights.loading import load_for_training, save_safetensors
 from metrics.clip_similarity import ClipSimilarity, build_network
 from tiny_training import draw
 from training_runs import Project, call

@@ -13,7 +13,8 @@ import edit_cli
 import main as trainer_program
 from ldm.data.formats import Example, pair_paths, read_examples, read_picture, read_prompt
 from ldm.editor import EMBEDDED, EMBEDDED_CONFIG
-from ldm.images import open_image, to_tensor
+from ldm.pictures.fitting import to_tensor
+from ldm.pictures.reading import open_image
 from training_runs import call
 
 PAIRS = Path(__file__).parent / "data" / "avatars_held_out"

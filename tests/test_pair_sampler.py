@@ -1,4 +1,4 @@
-"""dataset_creation.pair_sampler and ldm.sampling.prompt_to_prompt: pairs equal the published ones."""
+"""dataset_creation.pairs.sampler and ldm.sampling.prompt_to_prompt: pairs equal the published ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from dataset_creation.pair_sampler import PairSampler, PairSettings, Ranges
+from dataset_creation.pairs.sampler import PairSampler, PairSettings, Ranges
 from golden import read_golden, read_metadata, relative_error
 from ldm.modules.attention import BasicTransformerBlock, CrossAttention
 from ldm.sampling.noise import ExampleNoise

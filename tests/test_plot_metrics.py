@@ -16,7 +16,7 @@ from PIL import Image
 from ldm.data.json_lines import JsonLines
 from ldm.util import UserError, run_main
 from metrics import plot_metrics
-from metrics.curves import (
+from metrics.curve.curves import (
     BANDED,
     averages,
     make_curves,
@@ -215,7 +215,7 @@ def test_no_global_state_of_matplotlib_is_touched() -> None:
     program = (
         "import sys, metrics.plot_metrics as p; assert 'matplotlib' not in sys.modules\n"
         "import matplotlib; before = matplotlib.rcParams.copy()\n"
-        f"from metrics.curves import make_curves; p.draw(make_curves({noisy(3)}, ''), [])\n"
+        f"from metrics.curve.curves import make_curves; p.draw(make_curves({noisy(3)}, ''), [])\n"
         "assert 'matplotlib.pyplot' not in sys.modules and matplotlib.rcParams.copy() == before"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])

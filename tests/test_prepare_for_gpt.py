@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dataset_creation import prepare_for_gpt
-from dataset_creation.instructions import parse_answer
+from dataset_creation.text.instructions import parse_answer
 from training_runs import call
 
 LINE = {"input": "a cat on a sofa", "edit": "make it a dog", "output": "a dog on a sofa"}

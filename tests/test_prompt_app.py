@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 import prompt_app
-from dataset_creation.instructions import EXAMPLES_FILE, EditPrompt, read_examples, validated
+from dataset_creation.text.instructions import EXAMPLES_FILE, EditPrompt, read_examples, validated
 from language_model_server import MODEL, language_model_server
 from ldm.util import run_main
 from page_server import page_server

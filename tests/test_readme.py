@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 
 import faulty_server
 import file_server
-from dataset_creation.instructions import read_examples
+from dataset_creation.text.instructions import read_examples
 from language_model_server import language_model_server
 from ldm.util import instantiate_from_config
 from readme_commands import (

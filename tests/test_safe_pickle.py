@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 import torch
 
-from ldm import safe_pickle
-from ldm.safe_pickle import PickledWeights
 from ldm.util import UserError
+from ldm.weights import pickled as safe_pickle
+from ldm.weights.pickled import PickledWeights
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.complex64]
 DTYPES += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.bool]
@@ -244,7 +244,7 @@ def test_programs_would_have_run(tmp_path: Path, marker: Path) -> None:
         ("numpy", "dtype.__class__"),
         ("_codecs", "encode.__self__"),
         ("_codecs", "decode"),
-        ("ldm.safe_pickle", "RestrictedUnpickler"),
+        ("ldm.weights.pickled", "RestrictedUnpickler"),
         ("pytorch_lightningx", "anything"),
         ("os", "system"),
     ],

@@ -21,11 +21,12 @@ import edit_cli
 from app_server import App, button, downloaded, field, finishing, steps_of, upload
 from app_server import edit_app as running_app
 from flagged_picture import flagged_picture
-from ldm.animation import FADE_STEPS, captioned, sheet
 from ldm.app.engine import Edit, Engine
 from ldm.editor import EMBEDDED_CONFIG, Defaults, ImageEditor
-from ldm.images import open_image, read_settings, save_image
-from ldm.safety import BATCH, BLUR_OVER, CELLS, SafetyChecker, blurred
+from ldm.pictures.animation import FADE_STEPS, captioned, sheet
+from ldm.pictures.reading import open_image
+from ldm.pictures.safety import BATCH, BLUR_OVER, CELLS, SafetyChecker, blurred
+from ldm.pictures.writing import read_settings, save_image
 from ldm.util import run_main
 from networks import edit_network
 from small_model import sample_picture

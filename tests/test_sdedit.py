@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.sampling.schedule import get_sigmas, model_sigmas
+from ldm.sampling.schedule import get_sigmas
 from ldm.sampling.sdedit import sdedit_batch, strength_sigmas
 from networks import text_network
 
@@ -52,7 +52,7 @@ def test_a_picture_does_not_depend_on_the_others():
 
 @pytest.mark.parametrize("steps", [1, 10, 100])
 def test_levels(steps: int):
-    known = model_sigmas(text_network().alphas_cumprod.float())
+    known = text_network().sigmas
     assert torch.equal(strength_sigmas(known, steps, 1), get_sigmas(known, steps))
     assert strength_sigmas(known, steps, 0).tolist() == [0]
     half = strength_sigmas(known, steps, 0.5)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 import edit_cli
 import main as trainer_program
-from ldm.checkpoint import load_autoencoder, load_for_training, load_model
-from ldm.images import read_settings
 from ldm.models.diffusion.ddpm_edit import LatentDiffusion
+from ldm.pictures.writing import read_settings
 from ldm.util import instantiate_from_config
-from ldm.weights_file import read_state_dict
+from ldm.weights.loading import load_autoencoder, load_for_training, load_model
+from ldm.weights.opening import read_state_dict
 from training_runs import STEPS, Project, call, saved, signal_at
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_creation.captions import Caption
-from dataset_creation.journal import Journal
-from dataset_creation.language_model import retry_after
+from dataset_creation.text.captions import Caption
+from dataset_creation.text.journal import Journal
+from dataset_creation.text.language_model import retry_after
 from faulty_server import (
     BUSY,
     DROP,

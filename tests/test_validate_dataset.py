@@ -16,8 +16,8 @@ from PIL import Image
 
 from dataset_creation import validate_dataset
 from dataset_creation.validate_dataset import Findings, open_source, summary, validate
-from ldm.data.contact_sheet import CELL, SheetExample, contact_sheet
 from ldm.data.hub import Columns
+from ldm.pictures.contact_sheet import CELL, SheetExample, contact_sheet
 from tiny_training import SIDE, write_dataset
 
 SCRIPT = Path(validate_dataset.__file__)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from dataset_creation import generate_txt_dataset, triple_run
+from dataset_creation import generate_txt_dataset
+from dataset_creation.text import run as triple_run
 from faulty_server import KEY, MODEL, LanguageServer, expected
 from training_runs import call
 

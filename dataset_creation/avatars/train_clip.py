@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from ldm.arguments import Parser
 from ldm.data.formats import SHARES, Example, pair_paths, read_examples, read_picture, read_prompt
-from ldm.training.stream import derived_seed
-from ldm.util import UserError, replacing, run_main
-from ldm.weights_file import save_safetensors
+from ldm.files import replacing
+from ldm.sampling.noise import derived_seed
+from ldm.util import UserError, run_main
+from ldm.weights.single_file import save_safetensors
 
 if TYPE_CHECKING:
     from metrics.clip_similarity import Tokenizer

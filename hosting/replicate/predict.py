@@ -13,8 +13,9 @@ from typing import Any, get_args
 from cog import BasePredictor, Input, Path
 
 from ldm.editor import ImageEditor, check_sampling
-from ldm.images import open_image, save_image
-from ldm.safety import BLUR_OVER, SafetyChecker, in_settings
+from ldm.pictures.reading import open_image
+from ldm.pictures.safety import BLUR_OVER, SafetyChecker, in_settings
+from ldm.pictures.writing import save_image
 from ldm.util import UserError
 
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ldm.files import ROOT
 from ldm.util import UserError
 
 if TYPE_CHECKING:
     from ldm.editor import ImageEditor, ModelFiles
 
-ROOT = Path(__file__).resolve().parents[2]
 # Stable Diffusion 1.5 as published; below ROOT, where scripts/download_pretrained_sd.sh puts its weights.
 SD_CONFIG = ROOT / "stable_diffusion/configs/stable-diffusion/v1-inference.yaml"
 SD_CKPT = "stable_diffusion/models/ldm/stable-diffusion-v1/v1-5-pruned-emaonly.ckpt"
@@ -111,8 +111,8 @@ def add_precision_option(group: argparse._ArgumentGroup) -> None:
 
 
 def add_safety_option(group: argparse._ArgumentGroup) -> None:
-    """Whether results go through `ldm.safety.SafetyChecker`."""
-    from ldm.safety import BLUR_OVER
+    """Whether results go through `ldm.pictures.safety.SafetyChecker`."""
+    from ldm.pictures.safety import BLUR_OVER
 
     group.add_argument(
         "--safety-checker",
@@ -121,6 +121,24 @@ def add_safety_option(group: argparse._ArgumentGroup) -> None:
         f"{BLUR_OVER} on its scale of 0 to 1; it knows no other harm and errs both ways, and inputs are not "
         "checked; needs pip install -e '.[nsfw]' (default: off)",
     )
+
+
+def add_clip_options(group: argparse._ArgumentGroup, model: str) -> None:
+    """Options for `metrics.clip_similarity.ClipSimilarity`; `model` is the default one."""
+    add = group.add_argument
+    add(
+        "--clip-model",
+        default=model,
+        metavar="NAME",
+        help="a model of open_clip, or a JSON file that describes one (default: %(default)s)",
+    )
+    add(
+        "--clip-pretrained",
+        default="openai",
+        metavar="TAG",
+        help="which of open_clip's weights for it (default: %(default)s)",
+    )
+    add("--clip-weights", metavar="FILE", help="a file of weights in their place (default: none, download)")
 
 
 def load_editor(args: argparse.Namespace, files: ModelFiles) -> tuple[ImageEditor, dict[str, Any]]:
@@ -133,7 +151,7 @@ def load_editor(args: argparse.Namespace, files: ModelFiles) -> tuple[ImageEdito
         UserError: as `ImageEditor.load`, or a LoRA that cannot be read or does not fit.
     """
     from ldm.editor import ImageEditor
-    from ldm.lora import apply_lora, parse_lora
+    from ldm.weights.lora import apply_lora, parse_lora
 
     loras = [parse_lora(text) for text in args.lora]  # a mistake in them is told before the model is loaded
     editor = ImageEditor.load(files.config, files.ckpt, args.vae_ckpt, args.device, args.precision)

@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ldm.checkpoint import load_model
-from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.util import UserError, keep_freed_memory
-from ldm.weights_file import Weights
+from ldm.util import UserError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def load_for_sampling(
-    config: str | Path,
-    ckpt: str | Path | Weights,
-    vae_ckpt: str | Path | Weights | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-) -> LatentDiffusion:
-    """A model ready to sample, its memory laid out as suits the device.
-
-    Args:
-        config: YAML file of the model.
-        ckpt, vae_ckpt: as of `load_model`.
-        device: "auto" (a GPU if there is one), "cpu", "cuda", "mps", or any name torch knows.
-        precision: "auto" (fp16 on CUDA, else fp32), "fp32", "fp16" or "bf16".
-
-    Raises:
-        UserError: no such device or precision, or files that do not fit.
-    """
-    place = choose_device(device)
-    dtype = DTYPES[choose_precision(precision, place)]
-    model = load_model(config, ckpt, vae_ckpt=vae_ckpt, device=place, dtype=dtype)
-    if place.type == "cpu":  # where a copy in another layout would not pay
-        keep_freed_memory()
-    else:
-        for network in (model.model, model.first_stage_model):
-            network.to(memory_format=torch.channels_last)
-    return model
 
 
 def choose_device(name: str) -> torch.device:
@@ -101,3 +70,14 @@ def memory_errors(task: str) -> Iterator[None]:
         raise UserError(
             f"too little memory to {task}: try a lower resolution, precision fp16, or another device"
         ) from error
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory, up to 1 GB of it, for the blocks to come; Linux only.
+
+    By default glibc returns every block of over 32 MB to the system, and on a CPU the fresh pages of the next
+    one can cost as much as the convolution that needs it.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):  # musl has none
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
+        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD

@@ -13,25 +13,26 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from ldm.checkpoint import read_config
 from ldm.device import (
     DTYPES,
     choose_device,
     choose_precision,
-    load_for_sampling,
     memory_errors,
     precision_of,
 )
-from ldm.images import fit_to_model, to_image, to_rgb, to_tensor
+from ldm.files import ROOT
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.pictures.fitting import fit_to_model, to_image, to_tensor
+from ldm.pictures.reading import to_rgb
 from ldm.sampling.guidance import EditDenoiser
 from ldm.sampling.noise import ExampleNoise
 from ldm.sampling.samplers import DEFAULT, Callback, sample, sample_euler_ancestral, sampler_names
-from ldm.sampling.schedule import model_sigmas, schedule_sigmas
-from ldm.util import UserError, reject_unknown
-from ldm.weights_file import Weights, either_suffix, open_weights
+from ldm.sampling.schedule import schedule_sigmas
+from ldm.util import UserError, read_config, reject_unknown
+from ldm.weights.loading import load_for_sampling
+from ldm.weights.opening import either_suffix, open_weights
+from ldm.weights.single_file import Weights
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/generate.yaml"
 PUBLISHED = ROOT / "checkpoints/instruct-pix2pix-00-22000.ckpt"
 EMBEDDED_CONFIG = ROOT / "configs/avatars/edit.yaml"
@@ -182,7 +183,7 @@ class ImageEditor:
         """Return `image`, resized to multiples of 64 and edited; only resized when the instruction is empty.
 
         Args:
-            image: any picture, of any mode, that `ldm.images.check_size` accepts.
+            image: any picture, of any mode, that `ldm.pictures.reading.check_size` accepts.
             instruction: what to change, such as "turn him into a cyborg".
             steps: denoising steps, at least 1; by default the model's.
             cfg_text: s_T, how strongly to follow the instruction; by default the model's.
@@ -216,7 +217,7 @@ class ImageEditor:
             pixels = to_tensor(image).to(self.device, DTYPES[self.precision])  # [1, 3, H, W]
             denoise, image_latent = _edit_denoiser(model, pixels, [instruction], cfg_text, cfg_image)
             self._release_files()  # each network is used in turn: only one at a time need be in memory
-            sigmas = schedule_sigmas(schedule, model_sigmas(model.alphas_cumprod), steps)  # [steps + 1]
+            sigmas = schedule_sigmas(schedule, model.sigmas, steps)  # [steps + 1]
             z = noise(image_latent.float()) * sigmas[0]
             if sampler == DEFAULT:
                 z = sample_euler_ancestral(denoise, z, sigmas, noise=noise, callback=callback)
@@ -265,7 +266,7 @@ def edit_batch(
     """
     noise = ExampleNoise.seeded(seeds, images.device)
     denoise, image_latent = _edit_denoiser(model, images, instructions, cfg_text, cfg_image)
-    sigmas = schedule_sigmas(schedule, model_sigmas(model.alphas_cumprod), steps)  # [steps + 1]
+    sigmas = schedule_sigmas(schedule, model.sigmas, steps)  # [steps + 1]
     z = noise(image_latent.float()) * sigmas[0]
     z = sample(sampler, denoise, z, sigmas, noise=noise, callback=callback)
     return model.decode_first_stage(z.to(images.dtype))
@@ -281,4 +282,5 @@ def _edit_denoiser(
     """The denoiser of these edits, and the latents [B, 4, h, w] of `images` [B, 3, H, W]."""
     *texts, no_text = model.get_learned_conditioning([*instructions, ""]).split(1)  # [1, L, D] each
     image_latent = model.encode_first_stage(images).mode()  # [B, 4, h, w]
-    return EditDenoiser(model, torch.cat(texts), image_latent, no_text, cfg_text, cfg_image), image_latent
+    weights = (torch.cat(texts), image_latent, no_text, cfg_text, cfg_image)
+    return EditDenoiser(model.unet, model.sigmas, *weights), image_latent

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 # Packages that not every installation has, and the extra of pyproject.toml that brings each.
 EXTRAS = {
@@ -71,6 +71,25 @@ def import_without_package(name: str) -> Any:
     return importlib.import_module(f"{alias}.{submodule}")
 
 
+def read_config(config: DictConfig | Mapping[str, Any] | str | Path) -> Any:
+    """Return a configuration, or what its YAML file holds, with all references resolved.
+
+    Raises:
+        UserError: the file cannot be read or is no YAML.
+    """
+    source = f" {config}" if isinstance(config, str | Path) else ""
+    from omegaconf import OmegaConf  # late: most mistakes on a command line are told without it
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        config = OmegaConf.load(config) if source else config
+        return OmegaConf.create(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
+        raise UserError(f"cannot read configuration{source}: {reason}") from error
+
+
 def instantiate_from_config(config: Mapping[str, Any]) -> Any:
     """Build the object of a ``{target: dotted.path, params: {...}}`` mapping.
 
@@ -105,17 +124,6 @@ def reject_unknown(target: str, factory: Callable[..., Any], params: Mapping[str
         raise UserError(f"config of {target}: parameter {', '.join(missing)} is missing")
 
 
-def keep_freed_memory() -> None:
-    """Have the C library keep freed memory, up to 1 GB of it, for the blocks to come; Linux only.
-
-    By default glibc returns every block of over 32 MB to the system, and on a CPU the fresh pages of the next
-    one can cost as much as the convolution that needs it.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):  # musl has none
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
-        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-
-
 def one_line(error: BaseException) -> str:
     """What went wrong, in one line; `datasets` says no more than that something did while it copied rows."""
     while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
@@ -127,25 +135,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """In which settings two runs differ, such as "seed 0, now 1"."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return ", ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in names)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write, which takes the place of `path` when the context ends well.
-
-    Raises:
-        UserError: it cannot be written; `path` is as it was.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ldm.animation import save_animation
 from ldm.app.engine import Edit, Engine, Job
 from ldm.app.markup import bar, live, note, problem
 from ldm.app.records import Record, Records
@@ -30,12 +29,16 @@ from ldm.app.settings import (
     randomised,
     restored,
 )
+from ldm.app.suggestions import draw_suggestions
 from ldm.app.texts import Problem, explain, preferred, say
 from ldm.app.uploads import open_upload, settings_in_upload, uploaded_path
-from ldm.editor import ROOT, Defaults
-from ldm.images import fit_to_model, open_image, save_image
-from ldm.safety import in_settings
-from ldm.suggestions import draw_suggestions
+from ldm.editor import Defaults
+from ldm.files import ROOT
+from ldm.pictures.animation import save_animation
+from ldm.pictures.fitting import fit_to_model
+from ldm.pictures.reading import open_image
+from ldm.pictures.safety import in_settings
+from ldm.pictures.writing import save_image
 from ldm.util import UserError, one_line
 
 SURPRISES = 4

@@ -17,8 +17,8 @@ from ldm.app.preview import Previewer
 from ldm.app.texts import Problem
 from ldm.device import DTYPES, is_out_of_memory
 from ldm.editor import ImageEditor, edit_batch
-from ldm.images import to_image, to_tensor
-from ldm.safety import blurred
+from ldm.pictures.fitting import to_image, to_tensor
+from ldm.pictures.safety import blurred
 from ldm.util import UserError, one_line
 
 BATCH = 8  # edits at most

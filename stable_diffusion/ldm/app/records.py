@@ -15,8 +15,8 @@ from PIL import Image
 from ldm.app.engine import Job
 from ldm.app.settings import Settings
 from ldm.app.texts import say
-from ldm.images import save_image
-from ldm.safety import BLUR_OVER, SafetyChecker, Verdict, in_settings
+from ldm.pictures.safety import BLUR_OVER, SafetyChecker, Verdict, in_settings
+from ldm.pictures.writing import save_image
 
 
 class Record(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ldm.app.texts import Problem
 from ldm.editor import Defaults, check_sampling
-from ldm.images import MULTIPLE
+from ldm.pictures.fitting import MULTIPLE
 from ldm.sampling.samplers import DEFAULT, has_k_diffusion
 from ldm.util import UserError
 

@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from ldm.app.texts import Problem
-from ldm.images import LARGEST_RATIO, SMALLEST_SIDE, check_size, open_image, read_settings
+from ldm.pictures.reading import LARGEST_RATIO, SMALLEST_SIDE, check_size, open_image
+from ldm.pictures.writing import read_settings
 from ldm.util import UserError
 
 MAX_BYTES = 32 * 1024**2

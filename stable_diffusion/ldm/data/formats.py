@@ -18,7 +18,8 @@ from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from ldm.util import UserError, replacing
+from ldm.files import replacing
+from ldm.util import UserError
 
 SPLITS = ("train", "val", "test")
 SHARES = (0.9, 0.05, 0.05)  # of the splits, as published
@@ -84,7 +85,7 @@ def split_examples(examples: Sequence[T], split: str, splits: Sequence[float]) -
 
 
 def write_index(root: Path, rows: Mapping[str, Sequence[str]]) -> None:
-    """Write ``seeds.json``, sorted, in place of one that is there; errors as of `ldm.util.replacing`.
+    """Write ``seeds.json``, sorted, in place of one that is there; errors as of `ldm.files.replacing`.
 
     Args:
         rows: seeds by the name of their folder.

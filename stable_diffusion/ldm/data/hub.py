@@ -6,7 +6,6 @@ encoded there, and a row is read without reading those before it. It is imported
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -19,9 +18,8 @@ from torch.utils.data import Dataset
 
 from ldm.data.formats import SHARES, read_picture, split_examples
 from ldm.data.pairs import PairTransform
+from ldm.files import HUB_NAME
 from ldm.util import UserError, one_line
-
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 
 ROWS_AT_ONCE = 100  # copied into the Arrow file
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ldm.images import to_tensor
+from ldm.pictures.fitting import to_tensor
 from ldm.util import UserError
 
 PIXELS_PER_LATENT = 8  # of the autoencoder: the least that both sides of a picture are multiples of

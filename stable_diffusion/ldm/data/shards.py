@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ldm.data.formats import METADATA, pair_paths, prompt_folders, read_fields, read_metadata
-from ldm.util import UserError, replacing
+from ldm.files import replacing
+from ldm.util import UserError
 
 _MEMBER = re.compile(r"(\d{7,})(?:_(\d+)\.(0\.jpg|1\.jpg|json)|\.json)", re.ASCII)
 _PAIR_FIELDS = re.compile(r"seed|p2p_threshold|cfg_scale|clip_sim_\w+|nsfw_score")

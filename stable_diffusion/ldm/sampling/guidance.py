@@ -7,15 +7,27 @@ D(z, sigma) = z - sigma eps(z / sqrt(sigma^2 + 1), t(sigma)).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ldm.sampling.schedule import model_sigmas, sigma_to_t
+from ldm.modules.diffusionmodules.openaimodel import UNetModel
+from ldm.sampling.schedule import sigma_to_t
 
-if TYPE_CHECKING:
-    from ldm.models.diffusion.ddpm import LatentDiffusion
+
+class Branch(NamedTuple):
+    """One conditioning of the UNet, and what its prediction counts for.
+
+    Attributes:
+        weight: a number or [B, 1, 1, 1].
+        text: conditioning, [B or 1, L, D].
+        image: latent of a picture, [B or 1, 4, h, w], or None for a model without one.
+    """
+
+    weight: float | Tensor
+    text: Tensor
+    image: Tensor | None = None
 
 
 class GuidedDenoiser:
@@ -24,17 +36,14 @@ class GuidedDenoiser:
     Branches of weight zero are not computed: the sum is the same without them.
 
     Args:
-        model: gives the UNet and the noise schedule.
-        branches: of each branch its weight, a number or [B, 1, 1, 1], text conditioning [B or 1, L, D], and
-            image latent [B or 1, 4, h, w] or None for a model without one. The weights add up to 1.
+        unet: predicts the noise.
+        sigmas: of every training timestep, rising, [timesteps].
+        branches: their weights add up to 1.
     """
 
-    def __init__(
-        self, model: LatentDiffusion, branches: list[tuple[float | Tensor, Tensor, Tensor | None]]
-    ) -> None:
-        self.unet = model.model.diffusion_model
-        self.sigmas = model_sigmas(model.alphas_cumprod.float())
-        self.branches = [branch for branch in branches if isinstance(branch[0], Tensor) or branch[0] != 0]
+    def __init__(self, unet: UNetModel, sigmas: Tensor, *branches: Branch) -> None:
+        self.unet, self.sigmas = unet, sigmas
+        self.branches = [one for one in branches if isinstance(one.weight, Tensor) or one.weight != 0]
 
     def __call__(self, z: Tensor, sigma: Tensor) -> Tensor:
         """Denoised latents [B, 4, h, w] for z [B, 4, h, w] at sigma [B]."""
@@ -42,17 +51,21 @@ class GuidedDenoiser:
         t = sigma_to_t(self.sigmas, sigma).repeat(n)  # [n B]
         sigma = sigma[:, None, None, None]
         x = (z / (sigma.square() + 1).sqrt()).repeat(n, 1, 1, 1)
-        if self.branches[0][2] is not None:
-            x = torch.cat([x, self._batched(2, batch)], dim=1)  # [n B, 8, h, w]
+        images = [branch.image for branch in self.branches if branch.image is not None]
+        if images:
+            x = torch.cat([x, _batched(images, batch)], dim=1)  # [n B, 8, h, w]
+        text = _batched([branch.text for branch in self.branches], batch)  # [n B, L, D]
         dtype = self.unet.out[2].weight.dtype
-        eps = self.unet(x.to(dtype), t, self._batched(1, batch).to(dtype)).to(z.dtype)
-        guided = sum(weight * e for (weight, _, _), e in zip(self.branches, eps.chunk(n), strict=True))
+        eps = self.unet(x.to(dtype), t, text.to(dtype)).to(z.dtype)
+        guided = torch.zeros_like(z)
+        for branch, e in zip(self.branches, eps.chunk(n), strict=True):
+            guided = guided + branch.weight * e
         return z - sigma * guided
 
-    def _batched(self, part: int, batch: int) -> Tensor:
-        """That conditioning of all branches, one after another, each for the whole batch."""
-        values = (branch[part] for branch in self.branches)
-        return torch.cat([value.expand(batch, *value.shape[1:]) for value in values])
+
+def _batched(values: list[Tensor], batch: int) -> Tensor:
+    """One conditioning of all branches, one after another, each for the whole batch, [n B, …]."""
+    return torch.cat([value.expand(batch, *value.shape[1:]) for value in values])
 
 
 class EditDenoiser(GuidedDenoiser):
@@ -61,7 +74,7 @@ class EditDenoiser(GuidedDenoiser):
     With c both conditionings, i the picture alone and u neither: u + s_T (c - i) + s_I (i - u).
 
     Args:
-        model: the edit model.
+        unet, sigmas: of the edit model, see `GuidedDenoiser`.
         text: conditioning of the instruction, [B or 1, L, D].
         image: unscaled latent of the picture, [B or 1, 4, h, w].
         null_text: conditioning of the empty text, [1, L, D].
@@ -70,7 +83,8 @@ class EditDenoiser(GuidedDenoiser):
 
     def __init__(
         self,
-        model: LatentDiffusion,
+        unet: UNetModel,
+        sigmas: Tensor,
         text: Tensor,
         image: Tensor,
         null_text: Tensor,
@@ -78,12 +92,11 @@ class EditDenoiser(GuidedDenoiser):
         cfg_image: float | Tensor,
     ) -> None:
         super().__init__(
-            model,
-            [
-                (cfg_text, text, image),
-                (cfg_image - cfg_text, null_text, image),
-                (1.0 - cfg_image, null_text, torch.zeros_like(image)),
-            ],
+            unet,
+            sigmas,
+            Branch(cfg_text, text, image),
+            Branch(cfg_image - cfg_text, null_text, image),
+            Branch(1.0 - cfg_image, null_text, torch.zeros_like(image)),
         )
 
 
@@ -91,12 +104,13 @@ class TextDenoiser(GuidedDenoiser):
     """Guidance by text alone (Ho and Salimans 2021): u + s (c - u).
 
     Args:
+        unet, sigmas: see `GuidedDenoiser`.
         text: conditioning [B or 1, L, D].
         null_text: conditioning of the empty text, [1, L, D].
         cfg_text: guidance scale s, one for all or [B, 1, 1, 1].
     """
 
     def __init__(
-        self, model: LatentDiffusion, text: Tensor, null_text: Tensor, cfg_text: float | Tensor
+        self, unet: UNetModel, sigmas: Tensor, text: Tensor, null_text: Tensor, cfg_text: float | Tensor
     ) -> None:
-        super().__init__(model, [(cfg_text, text, None), (1.0 - cfg_text, null_text, None)])
+        super().__init__(unet, sigmas, Branch(cfg_text, text), Branch(1.0 - cfg_text, null_text))

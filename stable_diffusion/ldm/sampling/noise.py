@@ -6,11 +6,18 @@ whatever the batch size, the number of processes, or where it was stopped and re
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A seed in [0, 2^63) for what `parts` name."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 class ExampleNoise:

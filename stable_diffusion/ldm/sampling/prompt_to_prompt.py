@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ldm.modules.attention import BasicTransformerBlock
+from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.sampling.guidance import TextDenoiser
-
-if TYPE_CHECKING:
-    from ldm.models.diffusion.ddpm import LatentDiffusion
 
 
 def last_shared_sigma(sigmas: Tensor, thresholds: Sequence[float]) -> Tensor:
@@ -60,7 +57,7 @@ class PairDenoiser(TextDenoiser):
     """Guidance by text for B pairs of pictures, each with a scale and a share of common steps of its own.
 
     Args:
-        model: the text-to-image model.
+        unet, sigmas: of the text-to-image model, see `GuidedDenoiser`.
         texts: conditioning of both captions, [2, L, D].
         null_text: conditioning of the empty text, [1, L, D].
         cfg_text: guidance scales, [B].
@@ -69,7 +66,8 @@ class PairDenoiser(TextDenoiser):
 
     def __init__(
         self,
-        model: LatentDiffusion,
+        unet: UNetModel,
+        sigmas: Tensor,
         texts: Tensor,
         null_text: Tensor,
         cfg_text: Tensor,
@@ -77,7 +75,7 @@ class PairDenoiser(TextDenoiser):
     ) -> None:
         pairs = len(cfg_text)
         scales = cfg_text.repeat(2)[:, None, None, None]  # [2 B, 1, 1, 1]
-        super().__init__(model, texts.repeat_interleave(pairs, dim=0), null_text, scales)
+        super().__init__(unet, sigmas, texts.repeat_interleave(pairs, dim=0), null_text, scales)
         self.shared_above = shared_above
 
     def __call__(self, z: Tensor, sigma: Tensor) -> Tensor:

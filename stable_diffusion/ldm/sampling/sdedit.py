@@ -16,7 +16,7 @@ from torch import Tensor
 from ldm.sampling.guidance import TextDenoiser
 from ldm.sampling.noise import ExampleNoise
 from ldm.sampling.samplers import DEFAULT, sample
-from ldm.sampling.schedule import append_zero, model_sigmas, t_to_sigma
+from ldm.sampling.schedule import append_zero, t_to_sigma
 
 if TYPE_CHECKING:
     from ldm.models.diffusion.ddpm import LatentDiffusion
@@ -68,12 +68,12 @@ def sdedit_batch(
         [B, 3, H, W], about [-1, 1].
     """
     z = model.scale_factor * model.encode_first_stage(images).mode().float()  # [B, 4, h, w]
-    sigmas = strength_sigmas(model_sigmas(model.alphas_cumprod.float()), steps, strength)
+    sigmas = strength_sigmas(model.sigmas, steps, strength)
     if len(sigmas) > 1:
         noise = ExampleNoise.seeded(seeds, images.device)
         # The highest level of training is not infinite: at strength 1 a trace would be left.
         z = (z if strength < 1 else 0) + noise(z) * sigmas[0]
         *texts, no_text = model.get_learned_conditioning([*captions, ""]).split(1)  # [1, L, D] each
-        denoise = TextDenoiser(model, torch.cat(texts), no_text, cfg_text)
+        denoise = TextDenoiser(model.unet, model.sigmas, torch.cat(texts), no_text, cfg_text)
         z = sample(sampler, denoise, z, sigmas, noise=noise)
     return model.decode_first_stage(z.to(images.dtype))

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm.data.formats import pair_paths, read_examples, read_picture, read_prompt
-from ldm.images import to_tensor
 from ldm.models.autoencoder import AutoencoderKL
+from ldm.pictures.fitting import to_tensor
 from ldm.training.latent_cache import (
     FOLDER,
     INDEX,
@@ -37,7 +37,7 @@ from ldm.training.latent_cache import (
     weights_hash,
 )
 from ldm.util import UserError
-from ldm.weights_file import save_safetensors
+from ldm.weights.single_file import save_safetensors
 
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 

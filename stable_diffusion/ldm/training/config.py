@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ldm.util import UserError, get_obj_from_str, instantiate_from_config, reject_unknown
-from ldm.weights_file import open_weights
+from ldm.weights.opening import open_weights
 
 SECTIONS = {
     "": ("model", "data", "lightning", "sampling"),

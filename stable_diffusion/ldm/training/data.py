@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldm.data.formats import pair_paths, read_examples, read_picture
-from ldm.images import to_tensor
+from ldm.pictures.fitting import to_tensor
 from ldm.training.stream import ExampleStream, SeededExamples, ShareOfExamples, collate
 from ldm.util import UserError, instantiate_from_config
 

@@ -6,6 +6,7 @@ logging and the layout of checkpoints, whose ``state_dict`` carries the publishe
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import shutil
 from collections.abc import Mapping
@@ -16,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ldm.checkpoint import load_autoencoder, load_for_training
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.training.stream import derived_seed
+from ldm.sampling.noise import derived_seed
 from ldm.util import instantiate_from_config
+from ldm.weights.loading import load_autoencoder, load_for_training
 
 PREFIX = "network."
 
@@ -28,6 +29,37 @@ PREFIX = "network."
 def can_compile() -> bool:
     """Whether torch.compile finds what it needs for a GPU: Triton, and a C compiler."""
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
+
+
+class TrainingEncoder:
+    """Encodes the pictures of a training's batches by a copy of the frozen encoder in another precision.
+
+    Under autocast its normalisations would be computed in float32, at twice the memory traffic. Measured on
+    an H100, 32 pictures of 256 px: 61 ms so, 47 in bfloat16, 25 compiled besides.
+
+    Args:
+        autoencoder: is not changed.
+        dtype: of the copy.
+        compiled: compile the copy.
+    """
+
+    def __init__(self, autoencoder: AutoencoderKL, dtype: torch.dtype, compiled: bool = False) -> None:
+        self.encoder = copy.deepcopy(autoencoder).requires_grad_(False)
+        del self.encoder.decoder
+        if compiled:
+            self.encoder.encoder.compile()
+        self.encoder.to(dtype)
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def __call__(self, batch: Any) -> Any:
+        """A batch with float32 posterior parameters [B, 8, h, w] in place of its pictures [B, 3, H, W]."""
+        if isinstance(batch, Mapping):
+            return {name: self(value) for name, value in batch.items()}
+        if not isinstance(batch, Tensor) or batch.ndim != 4 or batch.shape[1] != 3:
+            return batch
+        with torch.autocast(batch.device.type, enabled=False):
+            return self.encoder.encode(batch.to(self.dtype)).parameters.float()
 
 
 def batch_size_of(batch: Mapping[str, Any]) -> int:
@@ -117,10 +149,14 @@ class DiffusionTraining(TrainingModule):
     """Noise prediction; the average of the weights moves once an optimizer step."""
 
     network: LatentDiffusion
+    _encoder: TrainingEncoder | None = None  # of the pictures, where not the network itself encodes them
 
     def on_fit_start(self) -> None:
         if self.trainer.precision == "bf16-mixed" and self.device.type == "cuda":
-            self.network.encode_in(torch.bfloat16, compiled=can_compile())
+            self._encoder = TrainingEncoder(self.network.first_stage_model, torch.bfloat16, can_compile())
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        return super().training_step(self._encoded(batch), batch_idx)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -128,10 +164,14 @@ class DiffusionTraining(TrainingModule):
             self.network.model_ema(self.network.model)
 
     def evaluate(self, stage: str, batch: Mapping[str, Any]) -> None:
+        batch = self._encoded(batch)
         super().evaluate(stage, batch)
         if self.network.use_ema:
             with self.network.ema_scope():  # the same noise again: it is the batch's own
                 self._log(stage, batch, self.network.training_loss(batch)[1], suffix="_ema")
+
+    def _encoded(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._encoder(batch) if self._encoder else batch
 
 
 def load_start(network: nn.Module) -> None:

@@ -8,7 +8,6 @@ processes changes what is trained on.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,17 +15,12 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler, default_collate
 
+from ldm.sampling.noise import derived_seed
 from ldm.util import UserError
 
 MOST_SKIPPED = 100  # broken examples in a row before a training gives up
 
 log = logging.getLogger(__name__)
-
-
-def derived_seed(*parts: int | str) -> int:
-    """A seed in [0, 2^63) for what `parts` name."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 class ExampleStream(Sampler[tuple[int, int]]):

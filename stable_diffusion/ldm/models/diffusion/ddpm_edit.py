@@ -51,12 +51,12 @@ class LatentDiffusion(ddpm.LatentDiffusion):
             uniform: random numbers [B] that decide the dropout; drawn when None.
         """
         noise = noise or ExampleNoise.of_batch(batch, self.first_stage_key)
-        x = self.encode_input(batch[self.first_stage_key], noise)
+        x = self.get_first_stage_encoding(self.posterior(batch[self.first_stage_key]), noise)
         edit = batch[self.cond_stage_key]
         uniform = noise.uniform() if uniform is None else uniform
         text_dropped, image_dropped = dropout_masks(uniform)
         # The image latent is the mode, and unlike the target it is not scaled.
-        image = self.encode_input(edit["c_concat"])
+        image = self.posterior(edit["c_concat"]).mode()
         image = image.masked_fill(image_dropped.to(x.device)[:, None, None, None], 0.0)
         text = self.encode_text(edit["c_crossattn"], text_dropped)  # [B, L, D]
         return x, {"c_concat": [image], "c_crossattn": [text]}
@@ -88,14 +88,13 @@ class LatentDiffusion(ddpm.LatentDiffusion):
         The sample is drawn at those guidance scales.
         """
         edit = batch[self.cond_stage_key]
-        image = self.encode_input(edit["c_concat"][:n])
-        truth = self.encode_input(batch[self.first_stage_key][:n], torch.randn_like)
+        image = self.posterior(edit["c_concat"][:n]).mode()
+        truth = self.get_first_stage_encoding(self.posterior(batch[self.first_stage_key][:n]))
         given = edit["c_crossattn"][:n]
         text = self.encode_text(given, torch.zeros(len(given), dtype=torch.bool))
         with self.ema_scope():
-            denoiser = EditDenoiser(
-                self, text, image, self.get_learned_conditioning([""]), cfg_text=cfg_text, cfg_image=cfg_image
-            )
+            null_text = self.get_learned_conditioning([""])
+            denoiser = EditDenoiser(self.unet, self.sigmas, text, image, null_text, cfg_text, cfg_image)
             return {
                 "before": self.first_stage_model.decode(image),
                 "instruction": list(edit.get("instruction", given)[:n]),

@@ -1,0 +1,169 @@
+"""What became of all samples: counts, what each threshold dropped, speed, and a picture of the similarities.
+
+Every finished prompt leaves a line in ``samples.jsonl``, so that the report also counts what earlier runs of
+the same command did.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from dataset_creation.pairs.maker import MadePrompt, MakerOptions, reasons
+from ldm.files import replacing
+from ldm.util import UserError
+
+SIMILARITIES = {
+    "clip_sim_0": "picture 0 and caption 0",
+    "clip_sim_1": "picture 1 and caption 1",
+    "clip_sim_dir": "direction",
+    "clip_sim_image": "both pictures",
+}
+BINS, LOWEST, HIGHEST = 60, -0.2, 1.0  # of the histograms
+WIDTH, HEIGHT, MARGIN = 420, 150, 30  # of one of them, in pixels
+
+
+@dataclass
+class Report:
+    """Counts of a run and those before it in the same folder.
+
+    Attributes:
+        prompts: finished ones.
+        skipped_lines: of the prompts file, that are no prompts.
+        samples, kept: pairs drawn and kept.
+        dropped: samples by what they failed; one can fail several.
+        surplus: samples that failed nothing, but came after the best.
+        seconds: spent on all prompts, by all workers together.
+        pairs_per_hour: kept ones, by one worker.
+        histograms: of each similarity how many samples fell into each of `BINS` from `LOWEST` to `HIGHEST`.
+    """
+
+    prompts: int = 0
+    skipped_lines: int = 0
+    samples: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    surplus: int = 0
+    seconds: float = 0.0
+    pairs_per_hour: float = 0.0
+    histograms: dict[str, list[int]] = field(default_factory=lambda: {n: [0] * BINS for n in SIMILARITIES})
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Count a prompt by its line of `Samples`."""
+        self.prompts += 1
+        self.samples += line["samples"]
+        self.kept += line["kept"]
+        self.dropped.update(line["dropped"])
+        self.surplus += line["surplus"]
+        self.seconds += line["seconds"]
+        self.pairs_per_hour = 3600 * self.kept / self.seconds if self.seconds else 0.0
+        for name, values in line["similarities"].items():
+            for value in values:
+                place = int((value - LOWEST) / (HIGHEST - LOWEST) * BINS)
+                self.histograms[name][min(max(place, 0), BINS - 1)] += 1
+
+    def losses(self) -> str:
+        parts = [f"{name} {count}" for name, count in sorted(self.dropped.items())]
+        return ", ".join(parts) or "none"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.prompts} prompts, {self.samples} samples, {self.kept} kept; dropped by {self.losses()}; "
+            f"{self.pairs_per_hour:.1f} pairs an hour a worker"
+        )
+
+    def write(self, file: Path) -> None:
+        """Write the report as JSON, and the histograms beside it as a picture."""
+        with replacing(file) as part:
+            part.write_text(json.dumps(vars(self), indent=1) + "\n")
+        if any(map(any, self.histograms.values())):
+            with replacing(file.with_suffix(".png")) as part:
+                self.picture().save(part, "PNG")
+
+    def picture(self) -> Image.Image:
+        """Histograms of the four similarities, one above the other."""
+        height = HEIGHT + 2 * MARGIN
+        sheet = Image.new("RGB", (WIDTH + 2 * MARGIN, height * len(SIMILARITIES)), "white")
+        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+        for row, (name, title) in enumerate(SIMILARITIES.items()):
+            counts, top = self.histograms[name], row * height + MARGIN
+            draw.text((MARGIN, top - 20), f"{name}: {title}", fill="black", font=font)
+            for i, count in enumerate(counts):
+                left = MARGIN + i * WIDTH // BINS
+                tall = round(HEIGHT * count / max(1, *counts))
+                box = (left, top + HEIGHT - tall, left + WIDTH // BINS - 1, top + HEIGHT)
+                draw.rectangle(box, fill="steelblue")
+            draw.line((MARGIN, top + HEIGHT, MARGIN + WIDTH, top + HEIGHT), fill="black")
+            for tick in range(round((HIGHEST - LOWEST) / 0.2) + 1):
+                value = LOWEST + 0.2 * tick
+                x = MARGIN + round((value - LOWEST) / (HIGHEST - LOWEST) * WIDTH)
+                draw.text((x, top + HEIGHT + 2), f"{value:.1f}", fill="gray", font=font, anchor="ma")
+        return sheet
+
+
+class Samples:
+    """The file with a line for every finished prompt, which one process at a time writes.
+
+    Args:
+        file: its path; made when the first line is written.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def lines(self) -> dict[int, dict[str, Any]]:
+        """Lines by the number of their prompt; the last one of each, without one that was cut off."""
+        try:
+            content = self.file.read_bytes()
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise UserError(f"cannot read {self.file}: {error.strerror}") from error
+        found = {}
+        for text in content.splitlines():
+            try:
+                line = json.loads(text)
+                found[line["prompt"]] = line
+            except (ValueError, KeyError, TypeError):
+                continue
+        return found
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add the line of a prompt.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            with open(self.file, "ab") as file:
+                start = b"\n" if file.tell() and not self._ends_well() else b""
+                file.write(start + json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.file}: {error.strerror}; nothing is lost, the same command goes on"
+            ) from error
+
+    def _ends_well(self) -> bool:
+        with open(self.file, "rb") as file:
+            file.seek(-1, 2)
+            return file.read() == b"\n"
+
+
+def line_of(made: MadePrompt, options: MakerOptions, seconds: float) -> dict[str, Any]:
+    """What `Samples` and `Report` note of a prompt."""
+    found = [reasons(sample, options) for sample in made.samples]
+    rated = [asdict(sample.similarities) for sample in made.samples if sample.similarities]
+    return {
+        "prompt": made.prompt.number,
+        "samples": len(made.samples),
+        "kept": len(made.kept),
+        "dropped": dict(Counter(name for names in found for name in names)),
+        "surplus": sum(not names for names in found) - len(made.kept),
+        "seconds": round(seconds, 3),
+        "similarities": {name: [round(row[name], 4) for row in rated] for name in SIMILARITIES if rated},
+    }
