@@ -29,6 +29,7 @@ LONGEST = (
     "test_exact_training",
     "test_readme",
     "test_training",
+    "test_other_systems",
     "test_overfit",
     "test_embedded_model",
     "test_generate_img",
