@@ -114,7 +114,7 @@ HUB = {
 LINKED = """
     benchmarks configs dataset_creation metrics scripts stable_diffusion/configs stable_diffusion/ldm
     edit_app.py edit_cli.py edit_dataset.py main.py prompt_app.py
-    requirements.txt requirements-test.txt requirements-model.txt environment.yaml pyproject.toml
+    requirements.txt requirements-test.txt requirements-no-deps.txt environment.yaml pyproject.toml
     LICENSE Makefile NOTICE README.md
 """.split()
 
