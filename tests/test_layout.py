@@ -27,6 +27,7 @@ ROOMS = {
     "ldm.editor": {"ldm.device", "ldm.models", "ldm.pictures", "ldm.sampling", "ldm.weights"},
     "ldm.arguments": {"ldm.editor", "ldm.pictures", "ldm.weights"},
     "ldm.training": {"ldm.data", "ldm.models", "ldm.pictures", "ldm.sampling", "ldm.weights"},
+    "ldm.downloads": {"ldm.arguments"},
     "ldm.app": {"ldm.arguments", "ldm.device", "ldm.editor", "ldm.pictures", "ldm.sampling"},
 }
 LDM = set(ROOMS)
