@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ def connected(address: str) -> Iterator[Any]:
         raise UserError(f"--ray needs `pip install ray`: {error}") from error
     _check_address(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="warning")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except Exception as error:  # Ray raises almost any type
         raise UserError(f"--ray: expected a running cluster at {address!r}: {one_line(error)}") from error
     try:

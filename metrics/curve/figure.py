@@ -54,11 +54,12 @@ def draw(curves: Sequence[Curve], files: Sequence[Path]) -> None:
             x, y = curve.means["sim_direction"], curve.means["sim_image"]
             axes.plot(x, y, marker=MARKERS[k % len(MARKERS)], color=colour, markersize=4)
             if curve.bands:
-                spread = {
-                    f"{axis}err": np.abs(curve.bands[name] - curve.means[name])
-                    for axis, name in (("x", "sim_direction"), ("y", "sim_image"))
-                }
-                axes.errorbar(x, y, **spread, fmt="none", ecolor=colour, elinewidth=1, alpha=0.6)
+                across, along = (
+                    np.abs(curve.bands[name] - curve.means[name]) for name in ("sim_direction", "sim_image")
+                )
+                axes.errorbar(
+                    x, y, xerr=across, yerr=along, fmt="none", ecolor=colour, elinewidth=1, alpha=0.6
+                )
         axes.grid(color="#e5e5e5")
         axes.set_axisbelow(True)
         key = "numbers: " + " or ".join(dict.fromkeys(curve.varied for curve in curves))

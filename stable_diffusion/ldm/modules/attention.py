@@ -148,8 +148,8 @@ class SpatialTransformer(nn.Module):
             for _ in range(depth)
         )
         self.proj_out = nn.Conv2d(width, in_channels, kernel_size=1)
-        nn.init.zeros_(self.proj_out.weight)  # every block starts as the identity
-        nn.init.zeros_(self.proj_out.bias)
+        for parameter in self.proj_out.parameters():  # every block starts as the identity
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         height = x.shape[2]

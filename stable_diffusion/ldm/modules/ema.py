@@ -23,6 +23,9 @@ class LitEma(nn.Module):
         use_num_upates: grow the decay as above (the published spelling).
     """
 
+    decay: Tensor
+    num_updates: Tensor
+
     def __init__(self, model: nn.Module, decay: float = 0.9999, use_num_upates: bool = True) -> None:
         super().__init__()
         if not 0.0 <= decay <= 1.0:

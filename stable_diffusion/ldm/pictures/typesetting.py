@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 
 from PIL import ImageFont
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 FONT = "DejaVuSans.ttf"  # where the system has it: the font in Pillow knows little more than English
 
 
-def text_font(size: int) -> ImageFont.FreeTypeFont:
+def text_font(size: int) -> Font:
     """A font of that size in pixels."""
     try:
         return ImageFont.truetype(FONT, size)
@@ -17,7 +20,7 @@ def text_font(size: int) -> ImageFont.FreeTypeFont:
         return ImageFont.load_default(size)
 
 
-def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+def wrapped(text: str, font: Font, width: int, most: int) -> list[str]:
     """Lines of `text` that fit into `width` pixels, broken between words where a word fits into a line.
 
     Args:
@@ -26,7 +29,9 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> l
     rest = " ".join(text.split())
     lines: list[str] = []
     while rest and len(lines) < most:
-        fits = max(1, bisect_right(range(1, len(rest) + 1), width, key=lambda n: font.getlength(rest[:n])))
+        fits = max(
+            1, bisect_right(range(1, len(rest) + 1), width, key=lambda n: math.ceil(font.getlength(rest[:n])))
+        )
         space = rest.rfind(" ", 1, fits + 1) if fits < len(rest) else -1
         end = space if space > 0 else fits
         lines.append(rest[:end])

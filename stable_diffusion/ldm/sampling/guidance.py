@@ -55,7 +55,7 @@ class GuidedDenoiser:
         if images:
             x = torch.cat([x, _batched(images, batch)], dim=1)  # [n B, 8, h, w]
         text = _batched([branch.text for branch in self.branches], batch)  # [n B, L, D]
-        dtype = self.unet.out[2].weight.dtype
+        dtype = self.unet.dtype
         eps = self.unet(x.to(dtype), t, text.to(dtype)).to(z.dtype)
         guided = torch.zeros_like(z)
         for branch, e in zip(self.branches, eps.chunk(n), strict=True):

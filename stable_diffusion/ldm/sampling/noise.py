@@ -57,10 +57,12 @@ class ExampleNoise:
 
     def uniform(self) -> Tensor:
         """One number in [0, 1) for each example, [B], where the generators are."""
-        return torch.stack([torch.rand((), generator=g, device=g and g.device) for g in self.generators])
+        return torch.stack([torch.rand((), generator=g, device=_place(g)) for g in self.generators])
 
     def integers(self, high: int) -> Tensor:
         """One whole number from 0 to `high` - 1 for each example, [B], where the generators are."""
-        return torch.stack(
-            [torch.randint(high, (), generator=g, device=g and g.device) for g in self.generators]
-        )
+        return torch.stack([torch.randint(high, (), generator=g, device=_place(g)) for g in self.generators])
+
+
+def _place(generator: torch.Generator | None) -> torch.device | None:
+    return None if generator is None else generator.device

@@ -55,7 +55,7 @@ class ExampleStream(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         start = self.position() + self.rank * self.batch_size
-        order, permutation = -1, None
+        order, permutation = -1, torch.empty(0, dtype=torch.long)
         for batch in range(len(self) // self.batch_size):
             first = start + batch * self.batch_size * self.world_size
             for p in range(first, first + self.batch_size):

@@ -10,7 +10,7 @@ in the file of a part.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -195,16 +195,18 @@ def part_configs(model: LatentDiffusion, latent_size: int) -> dict[str, dict[str
 
 
 def _unet_config(unet: UNetModel, latent_size: int) -> dict[str, Any]:
-    levels: list[list[Sequence[nn.Module]]] = [[]]
-    for block in list(unet.input_blocks)[1:]:
+    blocks: list[Any] = list(unet.input_blocks)[1:]
+    levels: list[list[Any]] = [[]]
+    for block in blocks:
         if isinstance(block[0], Downsample):
             levels.append([])
         else:
             levels[-1].append(block)
     attended = [len(level[0]) > 1 for level in levels]
-    middle = unet.middle_block[1].transformer_blocks
+    centre: Any = unet.middle_block[1]
+    middle = centre.transformer_blocks
     heads = [
-        _heads(level[0][1] if attention else unet.middle_block[1])
+        _heads(level[0][1] if attention else centre)
         for level, attention in zip(levels, attended, strict=True)
     ]
     return {
@@ -239,7 +241,7 @@ def _vae_config(vae: AutoencoderKL, latent_size: int, scale_factor: float) -> di
     channels, embedded = vae.decoder.conv_in.in_channels, vae.post_quant_conv.in_channels
     if channels != embedded:
         raise UserError(f"diffusers needs an embed_dim equal to z_channels, got {embedded} and {channels}")
-    levels = list(vae.encoder.down)
+    levels: list[Any] = list(vae.encoder.down)
     attended = [len(level.attn) > 0 for level in levels]
     return {
         "_class_name": "AutoencoderKL",
@@ -259,7 +261,7 @@ def _vae_config(vae: AutoencoderKL, latent_size: int, scale_factor: float) -> di
 
 def _text_config(encoder: FrozenCLIPEmbedder) -> dict[str, Any]:
     text = encoder.transformer.text_model
-    layers = text.encoder["layers"]
+    layers: Any = text.encoder["layers"]
     tokens, positions = text.embeddings.token_embedding, text.embeddings.position_embedding
     return {
         "architectures": ["CLIPTextModel"],

@@ -21,5 +21,6 @@ def ema_name(name: str) -> str:
 
 def stored_dtype(name: str, tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
     """Return the type of a weight in a file of that precision; single numbers and the schedule keep it."""
-    converted = dtype and tensor.is_floating_point() and tensor.ndim and name not in SCHEDULE
-    return dtype if converted else tensor.dtype
+    if dtype is None or not tensor.is_floating_point() or tensor.ndim == 0 or name in SCHEDULE:
+        return tensor.dtype
+    return dtype

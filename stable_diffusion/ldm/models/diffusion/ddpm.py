@@ -68,6 +68,11 @@ class LatentDiffusion(nn.Module):
         num_timesteps_cond, log_every_t: historical, no effect.
     """
 
+    betas: Tensor
+    alphas_cumprod: Tensor
+    sqrt_alphas_cumprod: Tensor
+    sqrt_one_minus_alphas_cumprod: Tensor
+
     def __init__(
         self,
         first_stage_config: Mapping[str, Any],

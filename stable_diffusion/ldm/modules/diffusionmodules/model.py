@@ -88,23 +88,45 @@ def middle_block(channels: int, dropout: float) -> nn.ModuleDict:
     )
 
 
-def level_block(
-    in_channels: int, out_channels: int, blocks: int, attention: bool, dropout: float
-) -> nn.Module:
-    """One resolution: `blocks` residual blocks, each followed by attention where `attention` is set."""
-    level = nn.Module()
-    widths = [in_channels] + [out_channels] * blocks
-    level.block = nn.ModuleList(ResnetBlock(a, b, dropout) for a, b in zip(widths, widths[1:], strict=False))
-    level.attn = nn.ModuleList(AttnBlock(out_channels) for _ in range(blocks if attention else 0))
-    return level
+class Level(nn.Module):
+    """One resolution: residual blocks, each followed by attention where there is any, then a change of size.
 
+    [B, in_channels, H, W] -> [B, out_channels, H, W], or with half or double the sides.
 
-def run_level(level: nn.Module, h: Tensor) -> Tensor:
-    for i, block in enumerate(level.block):
-        h = block(h)
-        if len(level.attn):
-            h = level.attn[i](h)
-    return h
+    Args:
+        blocks: residual blocks.
+        attention: whether each is followed by attention.
+        downsample, upsample: change the size at the end; at most one of them.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        blocks: int,
+        attention: bool,
+        dropout: float,
+        downsample: bool = False,
+        upsample: bool = False,
+    ) -> None:
+        super().__init__()
+        widths = [in_channels] + [out_channels] * blocks
+        pairs = zip(widths, widths[1:], strict=False)
+        self.block = nn.ModuleList(ResnetBlock(a, b, dropout) for a, b in pairs)
+        self.attn = nn.ModuleList(AttnBlock(out_channels) for _ in range(blocks if attention else 0))
+        if downsample:
+            self.downsample = Downsample(out_channels)
+        if upsample:
+            self.upsample = Upsample(out_channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        for i, block in enumerate(self.block):
+            h = block(h)
+            if len(self.attn):
+                h = self.attn[i](h)
+        if hasattr(self, "downsample"):
+            return self.downsample(h)
+        return self.upsample(h) if hasattr(self, "upsample") else h
 
 
 class Encoder(nn.Module):
@@ -141,11 +163,9 @@ class Encoder(nn.Module):
         width = ch
         for i, mult in enumerate(ch_mult):
             attention = resolution // 2**i in attn_resolutions
-            level = level_block(width, ch * mult, num_res_blocks, attention, dropout)
+            downsample = i < len(ch_mult) - 1
+            self.down.append(Level(width, ch * mult, num_res_blocks, attention, dropout, downsample))
             width = ch * mult
-            if i < len(ch_mult) - 1:
-                level.downsample = Downsample(width)
-            self.down.append(level)
         self.mid = middle_block(width, dropout)
         self.norm_out = group_norm(width)
         self.conv_out = nn.Conv2d(width, (2 if double_z else 1) * z_channels, kernel_size=3, padding=1)
@@ -153,9 +173,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for level in self.down:
-            h = run_level(level, h)
-            if hasattr(level, "downsample"):
-                h = level.downsample(h)
+            h = level(h)
         for block in self.mid.values():
             h = block(h)
         return self.conv_out(F.silu(self.norm_out(h)))
@@ -185,11 +203,9 @@ class Decoder(nn.Module):
         levels = []
         for i in reversed(range(len(ch_mult))):
             attention = resolution // 2**i in attn_resolutions
-            level = level_block(width, ch * ch_mult[i], num_res_blocks + 1, attention, dropout)
-            width = ch * ch_mult[i]
-            if i > 0:
-                level.upsample = Upsample(width)
-            levels.append(level)
+            out = ch * ch_mult[i]
+            levels.append(Level(width, out, num_res_blocks + 1, attention, dropout, upsample=i > 0))
+            width = out
         self.up = nn.ModuleList(reversed(levels))  # published files number the levels from the finest
         self.norm_out = group_norm(width)
         self.conv_out = nn.Conv2d(width, out_ch, kernel_size=3, padding=1)
@@ -199,7 +215,5 @@ class Decoder(nn.Module):
         for block in self.mid.values():
             h = block(h)
         for level in reversed(self.up):
-            h = run_level(level, h)
-            if hasattr(level, "upsample"):
-                h = level.upsample(h)
+            h = level(h)
         return self.conv_out(F.silu(self.norm_out(h)))

@@ -34,8 +34,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
     """Zero a convolution, so that its branch starts as nothing."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 
@@ -190,7 +190,7 @@ class UNetModel(nn.Module):
         skips = [width]
         for level, mult in enumerate(channel_mult):
             for _ in range(num_res_blocks):
-                layers = [residual(width, mult * model_channels)]
+                layers: list[nn.Module] = [residual(width, mult * model_channels)]
                 width = mult * model_channels
                 self.input_blocks.append(TimestepEmbedSequential(*layers, *attended(level, width)))
                 skips.append(width)
@@ -215,6 +215,11 @@ class UNetModel(nn.Module):
         self.out = nn.Sequential(
             group_norm(width), nn.SiLU(), zero_init(nn.Conv2d(width, out_channels, kernel_size=3, padding=1))
         )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision it takes its inputs."""
+        return next(self.out.parameters()).dtype
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """Predict the noise.

@@ -48,7 +48,8 @@ def load_bpe() -> Tokenizer:
     Ids 0–255 are bytes, 256–511 bytes that end a word; then one id for each merge and the two markers.
     """
     with gzip.open(MERGES_FILE, "rt", encoding="utf-8") as file:
-        merges = [tuple(line.split()) for line in islice(file, 1, N_MERGES + 1)]  # line 0 is a version
+        lines = (line.split() for line in islice(file, 1, N_MERGES + 1))  # line 0 is a version
+        merges = [(first, second) for first, second in lines]
     letters = sorted(ByteLevel.alphabet())  # 256 printable stand-ins for bytes; CLIP's order is by code point
     words = [
         *letters,

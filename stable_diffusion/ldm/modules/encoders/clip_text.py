@@ -147,16 +147,14 @@ class CLIPTextTransformer(nn.Module):
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
         self.embeddings = CLIPTextEmbeddings(config)
-        # A dict only for the level that published keys call `encoder.layers`.
-        self.encoder = nn.ModuleDict(
-            {"layers": nn.ModuleList(CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers))}
-        )
+        layers = nn.ModuleList(CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.encoder = nn.ModuleDict({"layers": layers})  # published keys say `encoder.layers`
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids [B, L], int64 in [0, vocab_size) → hidden states after the final norm, [B, L, D]."""
         x = self.embeddings(tokens)  # [B, L, D]
-        for layer in self.encoder["layers"]:
+        for layer in self.encoder["layers"].children():
             x = layer(x)
         return self.final_layer_norm(x)
 
