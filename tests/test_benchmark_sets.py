@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from metrics import compute_benchmark
 from metrics.clip_similarity import ClipSimilarity
 from metrics.dino import MODEL, Dino
 from metrics.image_scores import ImageScores
+from signal_after import LINE, signal_after
 from weights_files import message
 
 EDITS = ["30/30_1", "30/30_inde_2", "30/30_iter_2", "30/30_inde_3", "30/30_iter_3"]
@@ -112,19 +113,15 @@ def scores(files: Path) -> ImageScores:
 def whole(files: Path, cache: Path, run: Run) -> Path:
     """The folder of a whole run with captions, whose program was killed on its way and started again."""
     out, options = files / "whole", {"captions": files / "captions.json"}
-    command = [sys.executable, compute_benchmark.__file__, *words_of(files, out, "magicbrush", **options)]
+    command = [*signal_after(LINE, 4, signal.SIGKILL), compute_benchmark.__file__]
+    command += words_of(files, out, "magicbrush", **options)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(cache / "home"), "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    lines, first = out / "scores.jsonl", out / "30/30_1.png"
-    while not lines.is_file() or lines.read_bytes().count(b"\n") < 4:
-        assert process.poll() is None, process.stderr.read().decode()
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    done, stamp = lines.read_bytes().count(b"\n") - 1, first.stat().st_mtime_ns
-    assert 3 <= done < len(EDITS) and not (out / "results.json").exists()
+    killed = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    lines, stamp = (out / "scores.jsonl").read_bytes().count(b"\n"), (out / "30/30_1.png").stat().st_mtime_ns
+    assert lines == 4 and not (out / "results.json").exists()
     run(out, **options)
-    assert first.stat().st_mtime_ns == stamp, "what was done is not done again"
+    assert (out / "30/30_1.png").stat().st_mtime_ns == stamp, "what was done is not done again"
     return out
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +29,7 @@ from metrics.edit_methods import Setting, stacked
 from metrics.eval_samples import EvalSample, EvalSamples
 from metrics.evaluation import Evaluation
 from pair_runs import write_models
+from signal_after import LINE, signal_after
 from training_runs import call
 
 DATASET = Path(__file__).parent / "data" / "avatars_held_out"
@@ -133,19 +133,12 @@ def test_batch_size_changes_no_number(models: Path, whole: Path, tmp_path: Path)
 
 def test_a_killed_run_goes_on(models: Path, whole: Path, tmp_path: Path):
     words = words_of(models, tmp_path, "--batch-size", 1)
-    process = subprocess.Popen(
-        [sys.executable, compute_metrics.__file__, *words],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while not any(file.read_bytes().count(b"\n") > 2 for file in tmp_path.glob("*.samples.jsonl")):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
+    command = [*signal_after(LINE, 3, signal.SIGKILL), compute_metrics.__file__, *words]
+    killed = subprocess.run(command, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     (file,) = tmp_path.glob("*.samples.jsonl")
     there = file.read_bytes()
+    assert there.count(b"\n") == 3
     file.write_bytes(there + b'{"sample": 1, "na')  # what a kill while writing leaves
     assert call(compute_metrics.main, *words) == 0
     assert file.read_bytes().startswith(there)

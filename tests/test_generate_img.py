@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from dataset_creation.pair_maker import draw_seeds
 from ldm.data.formats import read_picture
 from ldm.safety import SafetyChecker
 from pair_runs import PROMPTS, SCRIPT, SIZE, content, metadata, start, words_of, write_models, write_prompts
+from signal_after import PROMPT, signal_after
 from training_runs import call
 
 
@@ -142,14 +142,11 @@ def test_without_thresholds_clip_is_not_even_imported(models: Path, prompts: Pat
 def test_a_killed_run_goes_on(models: Path, prompts: Path, whole: Path, tmp_path: Path):
     """A prompt is there in full or not at all; the same command ends with what one run gives."""
     words = words_of(models, tmp_path, prompts, **FILTERED)
-    process = start(words)
-    while not (tmp_path / "0000000").exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.005)
-    process.kill()
-    process.communicate()
+    killed = start(words, launcher=signal_after(PROMPT, 1, signal.SIGKILL))
+    errors = killed.communicate()[1]
+    assert killed.returncode == -signal.SIGKILL, errors
     there = content(tmp_path)
-    assert there.items() <= content(whole).items()
+    assert there and there.items() < content(whole).items()
     (tmp_path / ".0000004.part").mkdir()  # what a kill while writing leaves
     (tmp_path / ".0000004.part" / "1_0.jpg").write_bytes(b"half")
     assert call(generate_img_dataset.main, *words) == 0
@@ -163,10 +160,7 @@ def test_a_killed_run_goes_on(models: Path, prompts: Path, whole: Path, tmp_path
 
 
 def test_ctrl_c_is_one_line(models: Path, prompts: Path, tmp_path: Path):
-    process = start(words_of(models, tmp_path, prompts, steps=50))
-    while not (tmp_path / "0000000").exists():
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    process = start(words_of(models, tmp_path, prompts), launcher=signal_after(PROMPT, 1, signal.SIGINT))
     errors = process.communicate()[1]
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "interrupted" and "Traceback" not in errors

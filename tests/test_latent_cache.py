@@ -35,6 +35,7 @@ from ldm.util import UserError
 from networks import edit_network
 from tiny_training import draw, write_dataset
 from training_runs import call
+from waiting import DEADLINE
 
 ALL = (1.0, 0.0, 0.0)
 RESOLUTION = 64
@@ -216,7 +217,7 @@ def test_killed_and_run_again(model: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", KILLED_AT_THIRD_FILE, *line],
         env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
-        timeout=120,
+        timeout=DEADLINE,
     )
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()
     folder = dataset / "latents"

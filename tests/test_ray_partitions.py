@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +19,7 @@ from faulty_server import KEY, MODEL, REASONS, LanguageServer, expected, serving
 from local_cluster import Cluster, running_cluster
 from training_runs import call
 from triple_runs import SCRIPT, captions_file, plain_captions, quick, read_lines
+from waiting import DEADLINE, wait_until
 
 pytestmark = [
     pytest.mark.usefixtures(quick.__name__),
@@ -49,7 +49,7 @@ def run(cluster: Cluster, server: LanguageServer, *words: str) -> tuple[int, lis
         capture_output=True,
         text=True,
         env={**os.environ, "OPENAI_API_KEY": KEY, **cluster.env},
-        timeout=120,
+        timeout=2 * DEADLINE,
     )
     return process.returncode, process.stdout.splitlines(), process.stderr.splitlines()
 
@@ -64,8 +64,7 @@ def test_a_worker_that_is_killed(cluster: Cluster, tmp_path: Path) -> None:
     killed: list[int] = []
 
     def kill_one() -> None:
-        while server.answers < 12:
-            time.sleep(0.01)
+        wait_until(lambda: server.answers >= 12, "twelve answers")
         killed.extend(cluster.workers("_run")[:1])
         os.kill(killed[0], signal.SIGKILL)
 
