@@ -80,6 +80,7 @@ def test_single_picture(tmp_path: Path):
         assert image.n_frames == 1
 
 
+@pytest.mark.slow
 def test_each_edit_takes_less_than_a_megabyte(tmp_path: Path):
     save_animation([photograph(seed) for seed in range(2)], CAPTIONS, tmp_path / "chain.gif")
     assert (tmp_path / "chain.gif").stat().st_size < 2 * MEGABYTE

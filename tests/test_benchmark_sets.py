@@ -125,6 +125,7 @@ def whole(files: Path, cache: Path, run: Run) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_names_inputs_and_averages(whole: Path, files: Path, run: Run, capsys: Any) -> None:
     """All from the folder alone, by the rules of MagicBrush's evaluation/README.md."""
     pictures = [f"{name}.png" for name in EDITS]
@@ -156,6 +157,7 @@ def test_names_inputs_and_averages(whole: Path, files: Path, run: Run, capsys: A
     assert json.loads((whole / "results.json").read_text()) == results
 
 
+@pytest.mark.slow
 def test_turns_go_on_from_our_own_picture_or_from_the_true_one(whole: Path) -> None:
     """As `ImageEditor` edits them by the seed that the picture's name and --seed give."""
     from ldm.editor import ImageEditor
@@ -169,6 +171,7 @@ def test_turns_go_on_from_our_own_picture_or_from_the_true_one(whole: Path) -> N
     assert read_settings(whole / "30/30_iter_2.png")["edit"] == "give the man hat 2"
 
 
+@pytest.mark.slow
 def test_killed_or_not_in_any_order_the_same(whole: Path, files: Path, tmp_path: Path, run: Run) -> None:
     """Rows in another order, in plain Arrow columns, and nothing stopped."""
     rows = sorted(magicbrush_rows(), key=lambda row: row["img_id"])
@@ -181,6 +184,7 @@ def test_killed_or_not_in_any_order_the_same(whole: Path, files: Path, tmp_path:
     assert all(ours[f"{name}.png"] == theirs[f"{name}.png"] for name in EDITS)
 
 
+@pytest.mark.slow
 def test_limit_gaps_and_scoring_anew(
     whole: Path, files: Path, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,6 +213,7 @@ def test_limit_gaps_and_scoring_anew(
     assert "steps 2, now 3" in message(run, out, steps=3, **options)
 
 
+@pytest.mark.slow
 def test_a_broken_picture_leaves_its_session_out(tmp_path: Path, run: Run, capsys: Any) -> None:
     rows = magicbrush_rows()
     rows[2]["target_img"] = rows[2]["target_img"][:200]  # the second turn of 30
@@ -250,6 +255,7 @@ def test_emu_edit(files: Path, tmp_path: Path, run: Run, scores: ImageScores, ca
     assert "".join(printed.splitlines()[0].split()) == "editsCLIPdirCLIPimgCLIPoutL1DINO"
 
 
+@pytest.mark.slow
 def test_split_of_emu_edit(files: Path, tmp_path: Path, run: Run) -> None:
     options: dict[str, Any] = {"dino_weights": "none"}
     assert run(tmp_path / "a", "emu-edit", split="validation", **options)["sets"]["all"]["edits"] == 2

@@ -124,6 +124,7 @@ def test_a_lora(models: Path, whole: Path, tmp_path: Path):
     assert by_edit(rows).keys() == by_edit(expected).keys() and rows != expected
 
 
+@pytest.mark.slow
 def test_batch_size_changes_no_number(models: Path, whole: Path, tmp_path: Path):
     assert compute(models, tmp_path, "--batch-size", 1) == 0
     expected = by_edit(rows_of(whole)[1])
@@ -131,6 +132,7 @@ def test_batch_size_changes_no_number(models: Path, whole: Path, tmp_path: Path)
         assert row == pytest.approx(expected[key], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(models: Path, whole: Path, tmp_path: Path):
     words = words_of(models, tmp_path, "--batch-size", 1)
     command = [*signal_after(LINE, 3, signal.SIGKILL), compute_metrics.__file__, *words]

@@ -68,6 +68,7 @@ def pixels(path: str | Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
+@pytest.mark.slow
 def test_an_edit_is_watched_downloaded_and_repeated_by_the_api(
     page: Page, served: App, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def work(process: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.slow
 def test_cancel_stops_the_edit(page: Page, served: App) -> None:
     load_example(page)
     process = served.process.pid
@@ -134,6 +136,7 @@ def test_cancel_stops_the_edit(page: Page, served: App) -> None:
     expect(edited(page)).to_be_visible()
 
 
+@pytest.mark.slow
 def test_reset_really_resets(page: Page) -> None:
     load_example(page)
     for label, value in (("Text CFG", "2"), ("Image CFG", "1.4"), ("Seed", "7")):
@@ -157,6 +160,7 @@ def test_reset_really_resets(page: Page) -> None:
     expect(page.locator(".problem")).to_have_text("Generate an edit first.")
 
 
+@pytest.mark.slow
 def test_reset_ends_a_running_edit(page: Page) -> None:
     load_example(page)
     steps_of(page).fill("200")
@@ -168,6 +172,7 @@ def test_reset_ends_a_running_edit(page: Page) -> None:
     expect(button(page, "Generate")).to_be_enabled()
 
 
+@pytest.mark.slow
 def test_seed_and_cfg_are_fixed_or_random(page: Page) -> None:
     load_example(page)
     steps_of(page).fill("1")
@@ -188,6 +193,7 @@ def test_seed_and_cfg_are_fixed_or_random(page: Page) -> None:
     expect(field(page, "Text CFG")).to_have_value("1.25")
 
 
+@pytest.mark.slow
 def test_an_empty_instruction_shows_the_input(page: Page) -> None:
     button(page, "Generate").click()
     expect(page.locator(".problem")).to_have_text("Choose an input image first.")
@@ -198,6 +204,7 @@ def test_an_empty_instruction_shows_the_input(page: Page) -> None:
     expect(edited(page)).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_value_out_of_range_is_told(page: Page) -> None:
     load_example(page)
     field(page, "Text CFG").fill("99")
@@ -206,6 +213,7 @@ def test_a_value_out_of_range_is_told(page: Page) -> None:
     expect(button(page, "Generate")).to_be_enabled()
 
 
+@pytest.mark.slow
 def test_unfit_files_are_refused_and_the_server_stays_well(page: Page, served: App, tmp_path: Path) -> None:
     names = ("bomb.png", "broken.png", "cut.png", "cut.jpg")
     bomb, broken, *cut = (tmp_path / name for name in names)
@@ -254,6 +262,7 @@ def fill_resolution(page: Page, pixels: int) -> None:
     wait_until(stays, f"a resolution of {pixels}")
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_told_and_the_server_stays_well(page: Page, served: App) -> None:
     load_example(page)
     process = served.process.pid
@@ -271,6 +280,7 @@ def test_too_little_memory_is_told_and_the_server_stays_well(page: Page, served:
     expect(page.locator(".problem")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_several_edits_become_a_gif(page: Page) -> None:
     load_example(page)
     for number, instruction in enumerate(("add sunglasses", "make the background orange"), 1):
@@ -290,6 +300,7 @@ def test_several_edits_become_a_gif(page: Page) -> None:
     assert durations.count(max(durations)) == 3  # the input and two edits rest, the rest are fades
 
 
+@pytest.mark.slow
 def test_settings_are_restored_from_a_picture(page: Page, tmp_path: Path) -> None:
     settings = {"edit": "make him angry", "steps": 3, "seed": 4242, "cfg_text": 2.25, "cfg_image": 1.1}
     settings |= {"sampler": "heun", "schedule": "karras", "resolution": 128, "ckpt": "any", "count": "x"}
@@ -310,6 +321,7 @@ def test_settings_are_restored_from_a_picture(page: Page, tmp_path: Path) -> Non
     assert {name: made[name] for name in list(settings)[:8]} == dict(list(settings.items())[:8])
 
 
+@pytest.mark.slow
 def test_surprises_are_tried_at_once_and_kept_in_the_history(page: Page, tmp_path: Path) -> None:
     load_example(page)
     steps_of(page).fill("20")
@@ -324,6 +336,7 @@ def test_surprises_are_tried_at_once_and_kept_in_the_history(page: Page, tmp_pat
     expect(field(page, "Instruction")).to_have_value(made["edit"])
 
 
+@pytest.mark.slow
 def test_the_page_speaks_japanese(browser: Browser, served: App) -> None:
     page = browser.new_page(locale="ja-JP")
     page.goto(served.url)
@@ -340,6 +353,7 @@ def test_the_page_speaks_japanese(browser: Browser, served: App) -> None:
     page.close()
 
 
+@pytest.mark.slow
 def test_only_own_files_are_served_and_they_are_removed(browser: Browser, served: App) -> None:
     page = browser.new_page()
     page.goto(served.url)
@@ -354,6 +368,7 @@ def test_only_own_files_are_served_and_they_are_removed(browser: Browser, served
     wait_until(lambda: not any(path.exists() for path in made), "the end of a visitor's files who has left")
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_told_and_addresses_are_not_fetched(served: App, tmp_path: Path) -> None:
     client = client_of(served, tmp_path)
     save_image(sample_picture(), tmp_path / "input.png")

@@ -151,6 +151,7 @@ def test_the_animation_goes_through_all_pictures(run: Run, tmp_path: Path):
             assert np.asarray(difference).mean() < 4, "but for the compression"
 
 
+@pytest.mark.slow
 def test_surprise_me_tries_several_and_shows_all(run: Run, tmp_path: Path):
     code, out, err = run(edit=None, surprise_me=True, seed=5, gif="all.webp")
     assert code == 0, err
@@ -355,6 +356,7 @@ def test_help_says_every_default(script: str):
             assert values in text, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "heun"])
 def test_editing_imports_nothing_but_what_it_needs(
     model_files: tuple[Path, Path], tmp_path: Path, sampler: str

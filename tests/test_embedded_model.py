@@ -41,6 +41,7 @@ def editor() -> ImageEditor:
 # --- the shipped model ---
 
 
+@pytest.mark.slow
 def test_it_does_what_it_is_told(editor: ImageEditor):
     pairs = read_pairs(read_examples(SAMPLE), group_size=10, limit=2)
     edited = edit_batch(
@@ -70,6 +71,7 @@ def test_a_batch_gives_the_pictures_of_single_edits(editor: ImageEditor, held_ou
         assert (to_tensor(single)[0] - to_tensor(to_image(batch[i]))[0]).abs().max() <= 2.01 / 255
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_model().notice is None and EMBEDDED.is_file(), reason="the published model is there")
 def test_the_program_takes_it_by_itself(tmp_path: Path):
     out = tmp_path / "output.png"

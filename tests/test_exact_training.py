@@ -48,6 +48,7 @@ def uninterrupted(project: Project) -> dict[int, float]:
     return curve
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(project: Project, uninterrupted: dict[int, float]) -> None:
     """kill -9 in mid-epoch; the same command then trains on, value for value as if nothing had happened."""
     killed = program(*words(project, "killed", *signal_at(5, "SIGKILL")))
@@ -61,6 +62,7 @@ def test_killed_and_run_again(project: Project, uninterrupted: dict[int, float])
     assert furthest(weights(project, "whole"), weights(project, "killed")) == 0
 
 
+@pytest.mark.slow
 def test_stopped_and_told_to_save(
     project: Project, uninterrupted: dict[int, float], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -79,6 +81,7 @@ def test_stopped_and_told_to_save(
     assert furthest(weights(project, "whole"), weights(project, "stopped")) == 0
 
 
+@pytest.mark.slow
 def test_terminated(project: Project, uninterrupted: dict[int, float]) -> None:
     """SIGTERM, as cluster managers send it, saves and leaves; the same command goes on exactly."""
     done = program(*words(project, "terminated", *signal_at(3, "SIGTERM")))
@@ -92,6 +95,7 @@ def test_terminated(project: Project, uninterrupted: dict[int, float]) -> None:
     assert furthest(weights(project, "whole"), weights(project, "terminated")) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["accumulation", "ddp", "torchrun"])
 def test_the_same_global_batch(project: Project, how: str) -> None:
     """Two batches of two accumulated, or two processes (gloo) of two each, train as one batch of four."""
@@ -183,6 +187,7 @@ def test_broken_examples_are_replaced_counted_and_named(caplog: pytest.LogCaptur
         SeededExamples(Draws(broken=(0, 1, 2, 3)), seed=0)[0, 0]
 
 
+@pytest.mark.slow
 def test_a_training_passes_over_broken_pictures(
     project: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

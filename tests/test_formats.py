@@ -49,6 +49,7 @@ def test_whole_models_come_back(models: dict[str, Model], tmp_path: Path, kind: 
         assert_same(read_state_dict(source), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["ema", "plain"])
 @pytest.mark.parametrize("kind", ["edit", "text"])
 def test_single_copies_come_back(models: dict[str, Model], tmp_path: Path, kind: str, keep: str) -> None:
@@ -256,6 +257,7 @@ def test_released_folders_come_back(folder: Path) -> None:
 # --- diffusers itself ---
 
 
+@pytest.mark.slow
 def test_diffusers_makes_our_picture(models: dict[str, Model], folder: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     instruction, steps, scales = "turn him into a cyborg", 4, {"text": 5.0, "image": 1.3}

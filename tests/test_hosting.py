@@ -123,6 +123,7 @@ def test_the_card_starts_what_is_there(space: Path):
     assert len(head["short_description"]) <= 60, "the hub takes no more"
 
 
+@pytest.mark.slow
 def test_the_space_serves_the_page_with_its_own_files(space: Path, tmp_path: Path):
     port, log = free_port(), tmp_path / "space.log"
     # -S: without the packages' .pth files, one of which names the checkout that the tests run from.
@@ -233,6 +234,7 @@ def test_all_samplers_are_offered(replicate: ModuleType):
     assert sorted(replicate.DECLARED["sampler"].default.choices) == sampler_names()
 
 
+@pytest.mark.slow
 def test_cog_serves_it(replicate: ModuleType, tmp_path: Path):
     import cog
 

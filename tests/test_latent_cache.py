@@ -207,6 +207,7 @@ def content(folder: Path) -> dict[str, dict[str, list]]:
     return {name: {k: tensor.tolist() for k, tensor in file.items()} for name, file in files.items()}
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(model: Path, tmp_path: Path) -> None:
     """kill -9 costs the shard in flight; the same command keeps the others and ends with the same files."""
     dataset = write_dataset(tmp_path / "dataset", count=4, seeds=2)

@@ -28,6 +28,7 @@ def test_overrides_stand_anywhere(project: Project) -> None:
     assert (used.model.base_learning_rate, used.data.params.batch_size) == (3e-4, 2)
 
 
+@pytest.mark.slow
 def test_weights_and_biases(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its files come to the run folder; ``csv`` is what the tests of exact trainings read."""
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -69,6 +70,7 @@ def test_published_command_lines_parse() -> None:
     assert (args.debug, args.scale_lr, args.no_test, args.postfix) == (True, True, True, "_1")
 
 
+@pytest.mark.slow
 def test_debug_runs_one_batch_and_the_test_set(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     config = OmegaConf.load(project.config("cached"))
     config.data.params.test = {**config.data.params.validation, "params": {"path": str(project.dataset)}}
@@ -164,6 +166,7 @@ def test_a_run_does_not_execute_its_checkpoint(project: Project, tmp_path: Path,
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
 def test_as_a_program(project: Project) -> None:
     """A mistake and a training from a shell: exit codes, no traceback, no words but the run's own."""
     command = [sys.executable, ROOT / "main.py", "-l", project.logs, "--train", "-b"]

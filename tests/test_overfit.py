@@ -16,6 +16,7 @@ from ldm.editor import EMBEDDED, EMBEDDED_CONFIG
 from ldm.images import open_image, to_tensor
 from training_runs import call
 
+pytestmark = pytest.mark.slow
 PAIRS = Path(__file__).parent / "data" / "avatars_held_out"
 COUNT, STEPS = 4, 60
 MOST_ERROR = 0.045  # mean absolute, of a range of 1; the autoencoder alone errs by half of that

@@ -81,6 +81,7 @@ def outcome(page: Page) -> tuple[str, str, str]:
     )
 
 
+@pytest.mark.slow
 def test_generate_shows_the_edit_or_why_there_is_none(page: Page) -> None:
     kept = 0
     for number, caption in enumerate(OWN_CAPTIONS[4:16]):
@@ -109,6 +110,7 @@ def test_generate_shows_the_edit_or_why_there_is_none(page: Page) -> None:
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_an_unfit_caption_gets_its_reason(page: Page) -> None:
     button(page, "Generate").click()
     assert outcome(page) == ("", "", "Not kept, empty: the caption is empty", "")
@@ -117,6 +119,7 @@ def test_an_unfit_caption_gets_its_reason(page: Page) -> None:
     assert re.match(r"Not kept, over-long: the caption has \d+ tokens", outcome(page)[2])
 
 
+@pytest.mark.slow
 def test_random_input_example_and_clear(page: Page) -> None:
     button(page, "Generate").click()
     expect(page.get_by_role("alert")).to_be_visible()
@@ -130,6 +133,7 @@ def test_random_input_example_and_clear(page: Page) -> None:
     expect(field(page, "Caption")).to_have_value("")
 
 
+@pytest.mark.slow
 def test_two_visitors_are_answered_at_once(page: Page, browser: Browser, served: App) -> None:
     second = browser.new_page()
     second.goto(served.url)
@@ -144,6 +148,7 @@ def test_two_visitors_are_answered_at_once(page: Page, browser: Browser, served:
     second.close()
 
 
+@pytest.mark.slow
 def test_another_caption_ends_the_request(page: Page) -> None:
     field(page, "Caption").fill("a tower on a hill")
     field(page, "Caption").press("Enter")
@@ -154,6 +159,7 @@ def test_another_caption_ends_the_request(page: Page) -> None:
     assert field(page, "Instruction").input_value() == field(page, "Edited caption").input_value() == ""
 
 
+@pytest.mark.slow
 def test_page_names_model_and_server_and_is_whole_offline_without_the_key(
     browser: Browser, served: App
 ) -> None:
@@ -171,6 +177,7 @@ def test_page_names_model_and_server_and_is_whole_offline_without_the_key(
     page.close()
 
 
+@pytest.mark.slow
 def test_stopped_server_is_told_after_signing_in(browser: Browser, tmp_path: Path) -> None:
     captions = tmp_path / "captions.txt"
     captions.write_text("a stork on a roof\n\n")

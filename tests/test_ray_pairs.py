@@ -28,6 +28,7 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.mark.slow
 def test_two_actors_of_which_one_is_killed(cluster: Cluster, tmp_path: Path) -> None:
     """The prompts of the dead one are done by others; the dataset is the one of a single process."""
     write_models(tmp_path)
@@ -57,6 +58,7 @@ def test_two_actors_of_which_one_is_killed(cluster: Cluster, tmp_path: Path) -> 
     assert output.splitlines()[-1].startswith(f"{len(MANY)} prompts, {3 * len(MANY)} samples, ")
 
 
+@pytest.mark.slow
 def test_mistakes_of_an_actor_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     write_models(tmp_path)
     prompts = write_prompts(tmp_path / "prompts.jsonl")

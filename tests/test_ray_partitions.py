@@ -59,6 +59,7 @@ def work_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed(cluster: Cluster, tmp_path: Path) -> None:
     """Its partition is begun again and goes on; all together is what one process gives."""
     killed: list[int] = []
@@ -93,6 +94,7 @@ def test_a_worker_that_is_killed(cluster: Cluster, tmp_path: Path) -> None:
         assert not file.is_file() or KEY.encode() not in file.read_bytes(), f"the key is in {file}"
 
 
+@pytest.mark.slow
 def test_mistakes_of_a_task_are_one_line(cluster: Cluster) -> None:
     with serving(moderation=False) as server:
         code, _, errors = run(cluster, server)

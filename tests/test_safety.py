@@ -191,6 +191,7 @@ def test_a_chain_goes_on_from_the_picture_and_shows_the_blur(run: Run, tmp_path:
             assert abs(pixels(animation.convert("RGB")) - pixels(still)).mean() < 4, "but for compression"
 
 
+@pytest.mark.slow
 def test_surprises_are_checked_one_by_one(run: Run, checker: SafetyChecker, tmp_path: Path) -> None:
     run("--surprise-me", "--output", "plain.png")
     printed = run("--surprise-me", "--output", "out.png", "--safety-checker")
@@ -242,6 +243,7 @@ def shown(page: Page, place: str) -> Image.Image:
     return Image.open(io.BytesIO(page.request.get(source).body()))
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_blur_everywhere_and_says_why(
     open_page: Callable[[str], Page], served: App, tmp_path: Path
 ) -> None:
@@ -285,6 +287,7 @@ def test_the_page_shows_the_blur_everywhere_and_says_why(
     expect(warning).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_the_page_previews_only_a_blur(open_page: Callable[[str], Page]) -> None:
     page = open_page("en-US")
     steps_of(page).fill("20")
@@ -298,6 +301,7 @@ def test_the_page_previews_only_a_blur(open_page: Callable[[str], Page]) -> None
     assert rest.max() < 5
 
 
+@pytest.mark.slow
 def test_the_page_says_so_in_japanese(open_page: Callable[[str], Page]) -> None:
     page = open_page("ja-JP")
     expect(page.get_by_text("性的と判定されたものにはぼかしがかかります")).to_be_visible()
@@ -312,6 +316,7 @@ def test_the_page_says_so_in_japanese(open_page: Callable[[str], Page]) -> None:
     assert (pixels(shown(page, ".results .picture img")) == pixels(blurred(flagged_picture()))).all()
 
 
+@pytest.mark.slow
 def test_the_api_gives_the_blur_and_the_score(served: App, tmp_path: Path) -> None:
     client = client_of(served, tmp_path)
     save_image(flagged_picture(), tmp_path / "in.png")

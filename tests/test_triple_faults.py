@@ -222,6 +222,7 @@ def stop_after(run: TripleRun, lines: int, number: int) -> tuple[int, str]:
     return process.returncode, errors
 
 
+@pytest.mark.slow
 def test_kill_9_again_and_again(tmp_path: Path) -> None:
     with serving() as server:
         run = TripleRun(tmp_path, server, MANY)
@@ -235,6 +236,7 @@ def test_kill_9_again_and_again(tmp_path: Path) -> None:
         assert server.answers <= len(MANY) + 2 * 4, "each end costs no more than was being asked"
 
 
+@pytest.mark.slow
 def test_ctrl_c(tmp_path: Path) -> None:
     with serving() as server:
         run = TripleRun(tmp_path, server, MANY)
@@ -245,6 +247,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
         run.assert_complete(MANY)
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_file(tmp_path: Path, capsys: Capture) -> None:
     refused = threading.Event()
 
@@ -299,6 +302,7 @@ def test_full_disk(tmp_path: Path, small_disk: Path, capsys: Capture) -> None:
     run.assert_complete(" ".join(caption.split()) for caption in captions)
 
 
+@pytest.mark.slow
 def test_files_may_not_grow(tmp_path: Path) -> None:
     """The same by a limit on the size of files, which takes part of the line that reaches it."""
     captions = plain_captions(120)
