@@ -57,7 +57,7 @@ def distance(a: np.ndarray, b: object) -> float:
     return float(np.abs(areas).mean())
 
 
-@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+@pytest.mark.parametrize("suffix", [pytest.param(".gif", marks=pytest.mark.slow), ".webp"])
 def test_pictures_stay_and_fade_into_each_other_for_ever(tmp_path: Path, suffix: str):
     pictures = [photograph(seed, 320) for seed in range(2)]
     save_animation(pictures, CAPTIONS, tmp_path / f"new/all{suffix}")

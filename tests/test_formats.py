@@ -40,6 +40,7 @@ def folder(models: dict[str, Model], tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize("kind", ["edit", "text"])
+@pytest.mark.slow
 def test_whole_models_come_back(models: dict[str, Model], tmp_path: Path, kind: str) -> None:
     model, source = models[kind], models[kind].ckpt
     for name in ("a.safetensors", "folder", "b.ckpt", "c.safetensors", "d.ckpt"):

@@ -332,6 +332,7 @@ def write_with_peft(folder: Path, pipeline: Any, style: str) -> Path:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("style", ["peft", "settings", "kohya"])
+@pytest.mark.slow
 def test_diffusers_comes_to_the_same_weights(files: tuple[Path, Path], tmp_path: Path, style: str) -> None:
     pipelines = pytest.importorskip("diffusers").StableDiffusionInstructPix2PixPipeline
     pytest.importorskip("peft")

@@ -157,6 +157,7 @@ FOREVER = {
 
 
 @pytest.mark.parametrize("name", FOREVER)
+@pytest.mark.slow
 def test_errors_for_long_end_the_run_and_it_goes_on_later(tmp_path: Path, capsys: Capture, name: str) -> None:
     fault, message = FOREVER[name]
     captions = [*MIXED, *plain_captions(30)[14:]]
@@ -285,6 +286,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_full_disk(tmp_path: Path, small_disk: Path, capsys: Capture) -> None:
     captions = [*MIXED, *(f"a dog on a long sofa {'very ' * 30} {i}" for i in range(120))]
     with serving() as server:
