@@ -52,9 +52,9 @@ def server(folder: Path, queue_size: int) -> Iterator[tuple[str, int]]:
         )
     try:
         end = time.monotonic() + START
-        while not (line := re.search(r"serves at (\S+)", (folder / "log").read_text())):
+        while not (line := re.search(r"serves at (\S+)", (folder / "log").read_text(encoding="utf-8"))):
             if process.poll() is not None or time.monotonic() > end:
-                sys.exit((folder / "log").read_text())
+                sys.exit((folder / "log").read_text(encoding="utf-8"))
             time.sleep(0.2)
         yield line.group(1), process.pid
     finally:

@@ -44,13 +44,13 @@ def write_dataset(folder: Path, pairs: int) -> float:
         prompt = folder / f"{i:07}"
         prompt.mkdir()
         texts = {"input": "a place", "edit": "make it another place", "output": "another place"}
-        (prompt / "prompt.json").write_text(json.dumps(texts))
+        (prompt / "prompt.json").write_text(json.dumps(texts), encoding="utf-8")
         for j in range(2):
             file = prompt / f"0_{j}.jpg"
             draw_picture(generator).save(file, quality=100)
             size += file.stat().st_size
         index.append([prompt.name, ["0"]])
-    (folder / "seeds.json").write_text(json.dumps(index))
+    (folder / "seeds.json").write_text(json.dumps(index), encoding="utf-8")
     return size / (2 * pairs) / 1000
 
 

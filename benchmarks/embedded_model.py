@@ -323,7 +323,7 @@ def main() -> None:
         print_result(name, results[name])
     print_kinds(results)
     if args.json:
-        args.json.write_text(as_json(results, settings) + "\n")
+        args.json.write_text(as_json(results, settings) + "\n", encoding="utf-8", newline="\n")
         print(f"wrote {args.json}")
     if args.sheet:
         save_sheet(contact_sheet(results, args.seed), args.sheet)

@@ -317,7 +317,7 @@ def main() -> None:
     result |= {"settings": vars(args), "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(report(result, device, args))
     if args.json:
-        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+        Path(args.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def write_triples(args: argparse.Namespace) -> None:
     prompts = [read_prompt(example.folder) for example in chosen]
     lines = [json.dumps({"input": p.input, "edit": p.edit, "output": p.output}) + "\n" for p in prompts]
     with replacing(args.out / "triples.jsonl") as part:
-        part.write_text("".join(lines))
+        part.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def write_tenth(args: argparse.Namespace) -> None:
@@ -223,7 +223,7 @@ def run(stage: Stage, args: argparse.Namespace) -> None:
     """
     note = args.out / "done" / f"{stage.name.replace(' ', '_')}.json"
     if note.exists():
-        done = json.loads(note.read_text())["words"]
+        done = json.loads(note.read_text(encoding="utf-8"))["words"]
         if done != list(stage.words):
             raise UserError(
                 f"{args.out} was begun with other settings: expected {shlex.join(done)}, got "
@@ -241,7 +241,11 @@ def run(stage: Stage, args: argparse.Namespace) -> None:
             raise UserError(f"stage {stage.name} ended with exit code {code}; the same command goes on there")
     seconds = time.perf_counter() - started
     with replacing(note) as part:
-        part.write_text(json.dumps({"words": stage.words, "seconds": round(seconds, 1)}) + "\n")
+        part.write_text(
+            json.dumps({"words": stage.words, "seconds": round(seconds, 1)}) + "\n",
+            encoding="utf-8",
+            newline="\n",
+        )
 
 
 def count_pairs(dataset: Path) -> int:
@@ -254,12 +258,15 @@ def results(args: argparse.Namespace) -> dict[str, object]:
     """The measures of all arms, and of the input as it is, with the sizes of the datasets."""
     answers: dict[str, object] = {}
     for arm in args.arms:
-        found = json.loads((args.out / f"{arm}.json").read_text())["sets"][MEASURED]["answers"]
+        found = json.loads((args.out / f"{arm}.json").read_text(encoding="utf-8"))["sets"][MEASURED][
+            "answers"
+        ]
         answers["input copied"] = found["input copied"]
         answers[arm] = {"training pairs": count_pairs(args.out / arm), **found["model"]}
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
     seconds = {
-        file.stem: json.loads(file.read_text())["seconds"] for file in (args.out / "done").glob("*.json")
+        file.stem: json.loads(file.read_text(encoding="utf-8"))["seconds"]
+        for file in (args.out / "done").glob("*.json")
     }
     return {"settings": settings, "seconds": seconds, "answers": answers}
 
@@ -378,7 +385,7 @@ def main() -> None:
     found = results(args)
     text = json.dumps(found, indent=1) + "\n"
     for file in filter(None, (args.out / "results.json", args.json)):
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8", newline="\n")
     print(report(found))
 
 

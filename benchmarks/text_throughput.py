@@ -74,7 +74,11 @@ def run(port: int, folder: Path, captions: int, concurrency: int) -> tuple[float
     """Seconds from the first triple written to the last, and peak memory in MB, of a run of the program."""
     source, output = folder / f"captions-{captions}.txt", folder / f"{time.monotonic_ns()}.jsonl"
     if not source.exists():
-        source.write_text("".join(f"a photograph of thing {i} in a garden\n" for i in range(captions)))
+        source.write_text(
+            "".join(f"a photograph of thing {i} in a garden\n" for i in range(captions)),
+            encoding="utf-8",
+            newline="\n",
+        )
     command = [sys.executable, str(PROGRAM), "--openai-model", "fixed", "--captions", str(source)]
     command += [
         "--openai-base-url",
@@ -96,7 +100,9 @@ def run(port: int, folder: Path, captions: int, concurrency: int) -> tuple[float
         _, status, usage = os.wait4(process.pid, 0)
     lines = output.read_bytes().count(b"\n") if output.exists() else 0
     if status or lines != captions or first is None:
-        sys.exit(f"expected {captions} triples, got {lines}: {(folder / 'log').read_text()[-500:]}")
+        sys.exit(
+            f"expected {captions} triples, got {lines}: {(folder / 'log').read_text(encoding='utf-8')[-500:]}"
+        )
     return output.stat().st_mtime - first, usage.ru_maxrss / 1024
 
 

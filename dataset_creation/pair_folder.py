@@ -45,7 +45,7 @@ class PairFolder:
         file = root / SETTINGS
         try:
             root.mkdir(parents=True, exist_ok=True)
-            before = json.loads(file.read_text()) if file.exists() else None
+            before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
         except (OSError, ValueError) as error:
             raise UserError(f"cannot use {root}: {error}") from error
         if before is None and not force and existing(root):
@@ -57,7 +57,7 @@ class PairFolder:
                     "another folder, or --force"
                 )
             with replacing(file) as part:
-                part.write_text(json.dumps(settings, indent=1) + "\n")
+                part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8", newline="\n")
 
     def write(self, made: MadePrompt) -> None:
         """Write a prompt; one that is there already stays.
@@ -71,14 +71,14 @@ class PairFolder:
             if aside.exists():  # of a worker that was killed
                 shutil.rmtree(aside)
             aside.mkdir()
-            (aside / "prompt.json").write_text(json.dumps(made.prompt.fields))
+            (aside / "prompt.json").write_text(json.dumps(made.prompt.fields), encoding="utf-8")
             kept = [made.samples[i] for i in made.kept]
             for sample in kept:
                 files = pair_paths(aside, str(sample.settings.seed))
                 for file, picture in zip(files, sample.pictures, strict=True):
                     Image.fromarray(picture).save(file, quality=JPEG_QUALITY)
             lines = [json.dumps(sample.line()) + "\n" for sample in kept]
-            (aside / METADATA).write_text("".join(lines))
+            (aside / METADATA).write_text("".join(lines), encoding="utf-8", newline="\n")
             os.rename(aside, folder)
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)

@@ -79,7 +79,7 @@ class Report:
     def write(self, file: Path) -> None:
         """Write the report as JSON, and the histograms beside it as a picture."""
         with replacing(file) as part:
-            part.write_text(json.dumps(vars(self), indent=1) + "\n")
+            part.write_text(json.dumps(vars(self), indent=1) + "\n", encoding="utf-8", newline="\n")
         if any(map(any, self.histograms.values())):
             with replacing(file.with_suffix(".png")) as part:
                 self.picture().save(part, "PNG")

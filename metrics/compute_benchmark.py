@@ -145,7 +145,7 @@ def report(benchmark: Benchmark, results: Results, no_dino: str, file: Path) -> 
     gaps = {heading: reasons[key] for heading, key in benchmark.columns.items() if key not in scored}
     content = {**asdict(results), "dropped": benchmark.dropped, "gaps": gaps}
     with replacing(file) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n")
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
     print(table(benchmark, results.sets))
     print("CLIP {}, {}".format(*results.settings["clip"]) + ("" if "DINO" in gaps else "; DINO ViT-S/16"))
     for heading, reason in gaps.items():

@@ -227,7 +227,7 @@ def write_results(folder: Path, stem: str, settings: dict[str, Any], rows: list[
 
     found = averages(rows, settings)
     with replacing(folder / f"{stem}.jsonl") as part:
-        part.write_text("".join(json.dumps(line) + "\n" for line in found))
+        part.write_text("".join(json.dumps(line) + "\n" for line in found), encoding="utf-8", newline="\n")
     print(f"CLIP {settings['clip'][0]}, pictures {settings['pixels']}, {found[0]['num_samples']} samples")
     print("text  image/strength  direction  image sim.  caption 0  caption 1")
     for line in found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # A thread for each of the processes that share the tests and for what they start: more are in the way of one
@@ -29,6 +30,7 @@ LONGEST = (
     "test_exact_training",
     "test_readme",
     "test_training",
+    "test_other_systems",
     "test_overfit",
     "test_embedded_model",
     "test_generate_img",
@@ -42,6 +44,13 @@ CHROMIUM_OPTIONS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m smoke`` read only files that have such tests: others import what not every system has."""
+    if config.option.markexpr != "smoke" or not collection_path.name.startswith("test_"):
+        return None
+    return "mark.smoke" not in collection_path.read_text(encoding="utf-8") or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -46,6 +46,7 @@ def test_other_settings(tmp_path: Path):
     assert read_json_lines(file) == ({"seed": 2}, [{}])
 
 
+@pytest.mark.smoke
 def test_one_process_writes(tmp_path: Path):
     with JsonLines(tmp_path / "a.jsonl", {}), pytest.raises(UserError, match="another process is writing"):
         JsonLines(tmp_path / "a.jsonl", {})

@@ -49,7 +49,7 @@ def test_two_actors_of_which_one_is_killed(cluster: Cluster, tmp_path: Path) -> 
     killer = threading.Thread(target=kill_one)
     killer.start()
     process = start(words, env=cluster.env)
-    output, errors = process.communicate(timeout=2 * DEADLINE)
+    output, errors = process.communicate(timeout=DEADLINE)
     killer.join()
     assert process.returncode == 0, errors
     assert len(killed) == 1
@@ -64,7 +64,7 @@ def test_mistakes_of_an_actor_are_one_line(cluster: Cluster, tmp_path: Path) -> 
     prompts = write_prompts(tmp_path / "prompts.jsonl")
     words = words_of(tmp_path, tmp_path / "out", prompts, ray=cluster.address, resolution=100)
     process = start(words, env=cluster.env)
-    errors = process.communicate(timeout=2 * DEADLINE)[1]
+    errors = process.communicate(timeout=DEADLINE)[1]
     assert process.returncode == 2, errors
     assert "error: resolution: expected a multiple of 32 pixels, got 100" in errors.splitlines()
 

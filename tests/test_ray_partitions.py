@@ -49,7 +49,7 @@ def run(cluster: Cluster, server: LanguageServer, *words: str) -> tuple[int, lis
         capture_output=True,
         text=True,
         env={**os.environ, "OPENAI_API_KEY": KEY, **cluster.env},
-        timeout=2 * DEADLINE,
+        timeout=DEADLINE,
     )
     return process.returncode, process.stdout.splitlines(), process.stderr.splitlines()
 

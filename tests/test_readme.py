@@ -121,6 +121,16 @@ def packages(folder: Path, command: Command, more: list[str]) -> None:
     assert set(extras) <= set(known)
 
 
+def as_here(folder: Path, command: Command, more: list[str]) -> None:
+    """Each line of PowerShell as it is written here, by the row for that."""
+    text = command.text.replace("py -3", "python3").replace(".venv\\Scripts\\python -m pip", "pip")
+    text = text.replace(".venv\\Scripts\\", "")
+    assert "\\" not in text
+    for line in commands(f"```\n{text}\n```\n"):
+        row = row_of(line)
+        row.way(folder, line, shlex.split(row.more))
+
+
 def conda(folder: Path, command: Command, more: list[str]) -> None:
     """What is made from the file has the name that is activated."""
     environment = OmegaConf.load(folder / "environment.yaml")
@@ -208,6 +218,7 @@ class Row:
 
 
 ROWS = (
+    Row("Scripts", as_here, leaves="imgs/output.jpg", reason="Windows"),
     Row("edit_cli.py --help", program),
     Row("edit_cli.py --gif", program, "--steps 5", "imgs/output.gif imgs/output.jpg", "time"),
     Row("edit_cli.py --surprise-me", program, "--steps 5", "imgs/output.jpg imgs/output-5.jpg", "time"),
@@ -268,6 +279,7 @@ ROWS = (
         leaves="download_data-parquet/data/instructpix2pix-clip-filtered"),
     Row("scripts/download_data.sh", download, leaves="download_data/data/human-written-prompts.jsonl"),
     Row("a cat on sofa", triple),
+    Row("pytest", shell, "--version", reason="hours"),
     Row("make", shell, "-n", reason="network"),
     Row("venv", shell, "--without-pip", ".venv/bin/activate", "time"),
     Row("pip", packages, reason="network"),
@@ -281,7 +293,7 @@ ROWS = (
     Row("MixedDataset", mixed),
 )  # fmt: skip
 # Ways to run something else than the command as it stands.
-CHANGED = (parsed, packages, conda, npm, exported, asked_of_own_server, asked_of_the_page)
+CHANGED = (parsed, as_here, packages, conda, npm, exported, asked_of_own_server, asked_of_the_page)
 
 
 def row_of(command: Command) -> Row:

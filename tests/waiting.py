@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-DEADLINE = 120.0  # seconds: only what never comes takes that long
+DEADLINE = 180.0  # seconds: only what never comes takes that long
 
 
 def wait_until(condition: Callable[[], T], expected: str) -> T:

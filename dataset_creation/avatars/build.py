@@ -72,7 +72,7 @@ def renderer() -> list[str]:
     if node is None:
         raise UserError("Node.js not found: expected `node` (version 18 or later) on the PATH")
     command = [node, str(HERE / "render.mjs")]
-    probe = subprocess.run([*command, "8"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    probe = subprocess.run([*command, "8"], stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8")
     if "ERR_MODULE_NOT_FOUND" in probe.stderr:
         raise UserError("npm packages are missing: run `npm ci --prefix dataset_creation/avatars`")
     if probe.returncode:
@@ -168,7 +168,7 @@ def write_pairs(folder: Path, pairs: list[Pair]) -> list[list]:
         place.mkdir(exist_ok=True)
         (place / f"{pair.seed}_0.jpg").write_bytes(pair.before)
         (place / f"{pair.seed}_1.jpg").write_bytes(pair.after)
-        (place / "prompt.json").write_text(json.dumps(pair.prompt))
+        (place / "prompt.json").write_text(json.dumps(pair.prompt), encoding="utf-8")
     return [[f"{pair.number:07d}", [pair.seed]] for pair in pairs]
 
 
@@ -192,20 +192,24 @@ def build_set(folder: Path, people: Iterator[Person], total: int, make, jobs: in
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
     log = partial / "chunks.jsonl"
-    done = dict(json.loads(line) for line in log.read_text().splitlines()) if log.exists() else {}
+    done = (
+        dict(json.loads(line) for line in log.read_text(encoding="utf-8").splitlines())
+        if log.exists()
+        else {}
+    )
     with tqdm(total=total, desc=folder.name, unit="person") as bar, ThreadPoolExecutor(jobs) as pool:
 
         def work(chunk: list[Person]) -> list[list]:
             first = chunk[0].number
             if first not in done:
                 done[first] = write_pairs(partial, make(chunk))
-                with log.open("a") as file:
+                with log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps([first, done[first]]) + "\n")
             bar.update(len(chunk))
             return done[first]
 
         seeds = [entry for entries in pool.map(work, _chunks(people)) for entry in entries]
-    (partial / "seeds.json").write_text(json.dumps(sorted(seeds)))
+    (partial / "seeds.json").write_text(json.dumps(sorted(seeds)), encoding="utf-8")
     log.unlink()
     partial.rename(folder)
 
@@ -233,13 +237,13 @@ def _settle_arguments(out: Path, arguments: dict) -> None:
     """Keeps the arguments of a build beside it, and refuses to go on with another's."""
     note = out / "build.json"
     if note.exists():
-        if (given := json.loads(note.read_text())) != arguments:
+        if (given := json.loads(note.read_text(encoding="utf-8"))) != arguments:
             raise UserError(f"{out} holds a build with other arguments: expected {given}, got {arguments}")
         return
     if out.exists() and any(out.iterdir()):
         raise UserError(f"expected an empty or new folder, got {out} with files in it")
     out.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(arguments))
+    note.write_text(json.dumps(arguments), encoding="utf-8")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -320,9 +324,9 @@ def main() -> None:
         build_set(args.out_dir / name, strangers, args.groups, make_held_out, args.jobs)
 
     found = hash_files([args.out_dir / name for name in HELD_OUT_SETS])
-    (args.out_dir / KNOWN_HASH.name).write_text(f"{found}\n")
+    (args.out_dir / KNOWN_HASH.name).write_text(f"{found}\n", encoding="utf-8", newline="\n")
     if arguments == _content(parser.parse_args([str(args.out_dir)])) and found != (
-        known := KNOWN_HASH.read_text().strip()
+        known := KNOWN_HASH.read_text(encoding="utf-8").strip()
     ):
         raise UserError(
             f"the held-out sets are not those of {KNOWN_HASH.name}: expected {known}, got {found}"

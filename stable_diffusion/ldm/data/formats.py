@@ -91,7 +91,7 @@ def write_index(root: Path, rows: Mapping[str, Sequence[str]]) -> None:
     """
     content = [[name, sorted(rows[name], key=int)] for name in sorted(rows)]
     with replacing(root / INDEX) as part:
-        part.write_text(json.dumps(content))
+        part.write_text(json.dumps(content), encoding="utf-8")
 
 
 def prompt_folders(root: Path) -> list[Path]:

@@ -6,14 +6,16 @@ left of it.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from ldm.util import UserError, differences
+
+FAR = 2**31 - 1  # a byte that no file has: what is locked on Windows nobody else can read
 
 
 class JsonLines:
@@ -84,14 +86,22 @@ def read_json_lines(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def lock(file: IO[bytes], path: Path) -> None:
-    """Keep other processes from writing, until this one ends, however.
+    """Keep other processes from writing, until the file is closed or this process ends, however.
 
     Raises:
         UserError: another one does.
     """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(FAR)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # Windows says the latter
         raise UserError(f"{path}: another process is writing this file") from None
 
 

@@ -121,8 +121,8 @@ def _write(folder: Path, members: list[tuple[str, bytes]]) -> None:
         else:
             seed, side, _ = rest.removeprefix("_").split(".")
             pair_paths(aside, seed)[int(side)].write_bytes(content)
-    (aside / "prompt.json").write_text(json.dumps(prompt))
-    (aside / METADATA).write_text("".join(lines))
+    (aside / "prompt.json").write_text(json.dumps(prompt), encoding="utf-8")
+    (aside / METADATA).write_text("".join(lines), encoding="utf-8", newline="\n")
     os.rename(aside, folder)
 
 

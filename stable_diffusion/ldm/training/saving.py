@@ -45,7 +45,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
 class SaveOnSignal(pl.Callback):
     """Saves the training where it ends, and after the optimizer step in which a signal arrives.
 
-    SIGUSR1 saves and goes on; Ctrl-C and SIGTERM save and leave (a second Ctrl-C leaves at once).
+    SIGUSR1 saves and goes on, where there is such a signal; Ctrl-C and SIGTERM save and leave (a second
+    Ctrl-C leaves at once).
 
     Args:
         path: checkpoint to write.
@@ -59,9 +60,10 @@ class SaveOnSignal(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         wanted = {signal.SIGINT: self._stop}
-        current = signal.getsignal(signal.SIGUSR1)
-        if not callable(current) or isinstance(getattr(current, "__self__", None), SaveOnSignal):
-            wanted[signal.SIGUSR1] = self._save  # else it is Lightning's, for requeuing a SLURM job
+        if hasattr(signal, "SIGUSR1"):
+            current = signal.getsignal(signal.SIGUSR1)
+            if not callable(current) or isinstance(getattr(current, "__self__", None), SaveOnSignal):
+                wanted[signal.SIGUSR1] = self._save  # else it is Lightning's, for requeuing a SLURM job
         self._handlers = {number: signal.signal(number, handler) for number, handler in wanted.items()}
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
