@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -123,3 +124,14 @@ def downloaded(page: Page, path: Path) -> Path:
         button(page, "Download PNG").click()
     download.value.save_as(path)
     return path
+
+
+def work(process: int) -> float:
+    """Seconds of computing so far, which others' work does not lengthen."""
+    user, system = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(process: int, kind: str) -> float:
+    """Megabytes of a process."""
+    return int(re.search(rf"{kind}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())[1]) / 1024

@@ -111,6 +111,7 @@ def test_a_second_run_adds_nothing(models: Path, whole: Path):
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_lora(models: Path, whole: Path, tmp_path: Path):
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     ours = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
@@ -151,6 +152,7 @@ def test_a_killed_run_goes_on(models: Path, whole: Path, tmp_path: Path):
         assert row == pytest.approx(expected[key], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_more_scales_later(models: Path, whole: Path, tmp_path: Path):
     """Scales are no setting of the file: what is there stays, what is missing is added."""
     copy = shutil.copytree(whole, tmp_path / "copy")
@@ -160,6 +162,7 @@ def test_more_scales_later(models: Path, whole: Path, tmp_path: Path):
     assert {row["scale_image"] for row in after[len(before) :]} == {3.0}
 
 
+@pytest.mark.slow
 def test_settings_never_mix(models: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     copy = shutil.copytree(whole, tmp_path / "copy")
     capsys.readouterr()
@@ -172,11 +175,13 @@ def test_settings_never_mix(models: Path, whole: Path, tmp_path: Path, capsys: p
     assert len(rows_of(copy / "other")[1]) == len(rows_of(whole)[1])
 
 
+@pytest.mark.slow
 def test_the_split_may_be_smaller(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert compute(models, tmp_path, "--split", "test", "--num-samples", 5000) == 0
     assert "--num-samples 5000: fitted to the 2 of split test" in capsys.readouterr().err.splitlines()
 
 
+@pytest.mark.slow
 def test_sdedit(models: Path, tmp_path: Path):
     words = ["--method", "sdedit", "--config", models / "text.yaml", "--ckpt", models / "text.safetensors"]
     words += ["--strengths", "0", "0.5", "--name", "baseline", "--resolution", "64"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import resource
 import socket
@@ -29,9 +28,11 @@ from app_server import (
     generate,
     generated_and_watched,
     load_example,
+    memory,
     section,
     steps_of,
     upload,
+    work,
 )
 from app_server import edit_app as running_app
 from ldm.images import read_settings, save_image
@@ -106,12 +107,6 @@ def test_an_edit_is_watched_downloaded_and_repeated_by_the_api(
     assert used == {name: settings[name] for name in (*names, "edit")}
     assert read_settings(path)["seed"] == settings["seed"]
     np.testing.assert_array_equal(pixels(path), pixels(tmp_path / "edited.png"))
-
-
-def work(process: int) -> float:
-    """Seconds of computing so far, which others' work does not lengthen."""
-    user, system = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.slow
@@ -241,11 +236,6 @@ def test_unfit_files_are_refused_and_the_server_stays_well(page: Page, served: A
     expect(edited(page)).to_be_visible()
 
 
-def memory(process: int, kind: str) -> float:
-    """Megabytes of a process."""
-    return int(re.search(rf"{kind}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())[1]) / 1024
-
-
 def fill_resolution(page: Page, pixels: int) -> None:
     """Until it stays: a section that has just been opened may set its fields once more."""
     number = page.get_by_role("spinbutton", name=re.compile("Resolution"))
@@ -253,11 +243,8 @@ def fill_resolution(page: Page, pixels: int) -> None:
 
     def stays() -> bool:
         number.fill(str(pixels))
-        for _ in range(4):
-            page.wait_for_timeout(100)
-            if not number.input_value() == slider.input_value() == str(pixels):
-                return False
-        return True
+        page.wait_for_timeout(400)
+        return number.input_value() == slider.input_value() == str(pixels)
 
     wait_until(stays, f"a resolution of {pixels}")
 

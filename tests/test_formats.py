@@ -98,6 +98,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_command_line(
     models: dict[str, Model],
     tmp_path: Path,
@@ -289,6 +290,7 @@ def test_diffusers_makes_our_picture(models: dict[str, Model], folder: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["edit", "text"])
+@pytest.mark.slow
 def test_diffusers_writes_what_we_read(models: dict[str, Model], tmp_path: Path, kind: str) -> None:
     diffusers = pytest.importorskip("diffusers")
     folder = models[kind].folder(tmp_path / "ours")

@@ -246,6 +246,7 @@ def test_replay(models: Path, whole: Path, tmp_path: Path):
     assert all(metadata(tmp_path / f.name) == metadata(f) for f in whole.glob("[0-9]*"))
 
 
+@pytest.mark.slow
 def test_webdataset(
     models: Path, prompts: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

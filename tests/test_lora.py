@@ -168,6 +168,7 @@ def test_a_convolution_in_three_parts(model: LatentDiffusion, tmp_path: Path) ->
         ({"lora_alpha": 1.0, "alpha_pattern": {"conv1": ALPHA, "to_q": ALPHA}}, None),
     ],
 )
+@pytest.mark.slow
 def test_settings_beside_the_weights(
     model: LatentDiffusion, tmp_path: Path, settings: dict[str, object], scale: float | None
 ) -> None:

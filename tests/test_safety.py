@@ -79,6 +79,7 @@ def test_photographs_drawings_and_noise_are_safe(checker: SafetyChecker) -> None
     assert shown == pictures
 
 
+@pytest.mark.slow
 def test_many_equal_one_at_a_time(checker: SafetyChecker) -> None:
     flagged = pixels(flagged_picture())
     pictures = [Image.fromarray((flagged * share).astype(np.uint8)) for share in np.linspace(0, 1, BATCH + 2)]

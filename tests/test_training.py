@@ -58,6 +58,7 @@ def test_autoencoder_run(project: Project) -> None:
 # --- The edit model -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_edit_run(project: Project, edit_run: Path) -> None:
     """UNet and text encoder learn, the autoencoder stays, and the average follows each step."""
     checkpoint = saved(edit_run)
@@ -76,6 +77,7 @@ def test_edit_run(project: Project, edit_run: Path) -> None:
         assert grid.size == (4 * 128, 2 * 128)  # before, instruction, after and sample of two examples
 
 
+@pytest.mark.slow
 def test_a_training_makes_a_model_that_edits(project: Project, edit_run: Path, tmp_path: Path) -> None:
     """Its file loads with the averaged weights, and edit_cli.py makes a picture with it."""
     model = load_model(project.config("edit"), edit_run)

@@ -80,6 +80,7 @@ def test_every_first_request_fails(tmp_path: Path, fault: str, api: str) -> None
     run.assert_complete(MIXED)
 
 
+@pytest.mark.slow
 def test_all_faults_one_after_the_other(tmp_path: Path) -> None:
     """Differently for each caption, and more often than the client repeats by itself."""
     kinds = [NOW, ERROR, DROP, HALF, GARBAGE, Fault(503), Fault(408), Fault(409), Fault(delay=0.1)]
@@ -105,6 +106,7 @@ def test_moderation_fails_for_a_while(tmp_path: Path) -> None:
     run.assert_complete(MIXED)
 
 
+@pytest.mark.slow
 def test_retry_after_is_honoured(tmp_path: Path) -> None:
     """Measured at the server: by the client, twice, and for longer pauses than it makes by the run."""
     captions = plain_captions(4)
@@ -114,6 +116,7 @@ def test_retry_after_is_honoured(tmp_path: Path) -> None:
     assert len(times) == 3 and all(0.99 <= after - before < 60 for before, after in pairwise(times))
 
 
+@pytest.mark.slow
 def test_retry_after_beyond_what_the_client_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -184,6 +187,7 @@ def test_no_server_at_the_start(tmp_path: Path, capsys: Capture) -> None:
     assert "does not answer" in last_line(capsys)
 
 
+@pytest.mark.slow
 def test_one_caption_that_the_server_cannot_take(tmp_path: Path, capsys: Capture) -> None:
     """The others are done; it is named as unanswered, and asked for again by the next run."""
     captions = plain_captions(24)
