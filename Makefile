@@ -50,7 +50,7 @@ $(VENV)/installed-test: $(VENV)/installed-edit requirements-test.txt requirement
 	@$(call from_torch_index,requirements.txt requirements-test.txt)
 	@$(PIP) install -r requirements-test.txt
 	@$(PIP) install --no-deps -r requirements-no-deps.txt
-	@bash scripts/install_browser.sh $(VENV)/bin/python
+	@bash scripts/install_test_tools.sh $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/installed-edit: $(VENV)/made requirements.txt pyproject.toml

@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,9 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+from ldm import published
+
+ROOT = Path(__file__).resolve().parents[1]
 HTML = b"<!DOCTYPE html><html><body>Please sign in.</body></html>"
 
 
@@ -31,6 +34,8 @@ class Fault:
         status: an error of this HTTP status.
         redirect: the client is sent to this URL or path.
         body: this comes as the whole file, whatever range was asked for.
+        kind: its type of content.
+        told: bytes of the answer that are announced; the connection is closed after those that there are.
         cut: the connection is closed after so many bytes of the answer.
         stall: nothing comes after so many bytes of it.
         rate: bytes a second at which it comes.
@@ -39,6 +44,8 @@ class Fault:
     status: int | None = None
     redirect: str | None = None
     body: bytes | None = None
+    kind: str = "application/octet-stream"
+    told: int | None = None
     cut: int | None = None
     stall: int | None = None
     rate: int | None = None
@@ -88,6 +95,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """Say nothing."""
 
+    def parse_request(self) -> bool:
+        parsed = super().parse_request()
+        if parsed:
+            self.path = self.path.partition("?")[0]
+        return parsed
+
     def _content(self) -> bytes | None:
         if self.path.endswith("/"):
             names = [path.removeprefix(self.path) for path in self.server.files if path.startswith(self.path)]
@@ -118,7 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(fault.status or 404, 9)
             self.wfile.write(b"no file\r\n")
         elif fault.body is not None:
-            self._head(200, len(fault.body))
+            length = len(fault.body) if fault.told is None else fault.told
+            self._head(200, length, {"Content-Type": fault.kind})
             self.wfile.write(fault.body)
         elif content is not None and "Range" in self.headers and start >= len(content):
             self._head(416, 0, {"Content-Range": f"bytes */{len(content)}"})
@@ -163,10 +177,11 @@ Server = FileServer | None
 
 
 def environment(server: Server, **changes: str) -> dict[str, str]:
-    """That of the download scripts: no long waits, two hosts on the server; none listens without one."""
-    hosts = f"{server.url}/one {server.url}/two/" if server else "http://127.0.0.1:9"
-    quick = {"STALL_SECONDS": "1", "RETRY_SECONDS": "0", "HUB_HOSTS": hosts, "DATA_HOSTS": hosts}
-    return {**os.environ, **quick, **changes}
+    """That of the download scripts: no long waits, the server as hub and host; none listens without one."""
+    host = server.url if server else "http://127.0.0.1:9"
+    quick = {"STALL_SECONDS": "1", "RETRY_SECONDS": "0", "HF_ENDPOINT": host, "DATA_HOST": host}
+    hub = {"HF_HUB_OFFLINE": "0", "HF_HOME": "no-cache", "PYTHON": sys.executable}
+    return {**os.environ, **quick, **hub, **changes}
 
 
 def start(command: Sequence[str], folder: Path, server: Server, **changes: str) -> subprocess.Popen[str]:
@@ -194,10 +209,33 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def copy_scripts(folder: Path) -> Path:
-    """Make a folder a project of its own, which is where the scripts in it will write."""
-    shutil.copytree(SCRIPTS, folder / "scripts")
+def copy_scripts(folder: Path, weights: bytes = b"") -> Path:
+    """Make a folder a project of its own, in which the scripts will write.
+
+    Args:
+        weights: the published weights are this, followed by the file's name, of which the project knows the
+            sizes and SHA-256.
+    """
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    library = folder / "stable_diffusion" / "ldm"
+    library.mkdir(parents=True)
+    for file in (ROOT / "stable_diffusion" / "ldm").glob("*.py"):
+        shutil.copy(file, library)
+    text = (library / "published.py").read_text()
+    for file in published_weights():
+        size, sha256 = published_weights()[file]
+        content = weights + Path(file).name.encode()
+        assert text.count(str(size)) == text.count(sha256) == 1
+        text = text.replace(str(size), str(len(content)))
+        text = text.replace(sha256, hashlib.sha256(content).hexdigest())
+    (library / "published.py").write_text(text)
     return folder
+
+
+def published_weights() -> dict[str, tuple[int, str]]:
+    """File in the project → bytes and SHA-256."""
+    tables = (*published.CHECKPOINTS, *published.PRETRAINED_SD)
+    return {stem + suffix: told for _, stem, files in tables for suffix, told in files.items()}
 
 
 def script(name: str, *words: str) -> list[str]:
@@ -207,16 +245,14 @@ def script(name: str, *words: str) -> list[str]:
 HUB_PAIRS = "timbrooks/instructpix2pix-clip-filtered"
 
 
-def hub_parquet(host: str) -> dict[str, bytes]:
+def hub_parquet() -> dict[str, bytes]:
     """Two parquet files and the hub's list of them, in its form."""
-    files, entries = {}, [{"type": "directory", "oid": "0" * 40, "size": 0, "path": "data/more"}]
+    files, siblings = {}, [{"rfilename": "README.md", "size": 9, "blobId": "0" * 40}]
     for number in range(2):
-        path, content = (
-            f"data/train-0000{number}-of-00002-1f2e.parquet",
-            random.Random(number).randbytes(100_000),
-        )
-        lfs = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
-        entry = {"type": "file", "oid": "a" * 40, "size": len(content), "lfs": lfs, "xetHash": "b" * 64}
-        entries.append({**entry, "path": path})
-        files[f"{host}/datasets/{HUB_PAIRS}/resolve/main/{path}"] = content
-    return {**files, f"{host}/api/datasets/{HUB_PAIRS}/tree/main/data": json.dumps(entries).encode()}
+        path = f"data/train-0000{number}-of-00002-1f2e.parquet"
+        content = random.Random(number).randbytes(100_000)
+        lfs = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+        siblings.append({"rfilename": path, "size": len(content), "blobId": "a" * 40, "lfs": lfs})
+        files[f"/datasets/{HUB_PAIRS}/resolve/main/{path}"] = content
+    info = {"id": HUB_PAIRS, "sha": "c" * 40, "siblings": siblings, "tags": []}
+    return {**files, f"/api/datasets/{HUB_PAIRS}": json.dumps(info).encode()}

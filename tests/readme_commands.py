@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -115,7 +114,7 @@ HUB = {
 LINKED = """
     benchmarks configs dataset_creation metrics scripts stable_diffusion/configs stable_diffusion/ldm
     edit_app.py edit_cli.py edit_dataset.py main.py prompt_app.py
-    requirements.txt requirements-test.txt requirements-model.txt environment.yaml pyproject.toml
+    requirements.txt requirements-test.txt requirements-no-deps.txt environment.yaml pyproject.toml
     LICENSE Makefile NOTICE README.md
 """.split()
 
@@ -235,24 +234,18 @@ def page(folder: Path, words: Sequence[str]) -> Iterator[str]:
 
 @contextmanager
 def download_hosts(folder: Path) -> Iterator[file_server.FileServer]:
-    """The download scripts as a project of their own, and the hosts of what they fetch.
-
-    A published file is a few bytes here, of which the scripts are told the size and SHA-256.
-    """
-    content = b"weights"
+    """The download scripts as a project of their own, and the hosts of what they fetch, a few bytes each."""
     file_server.copy_scripts(folder)
-    for script in (folder / "scripts").glob("download_*.sh"):
-        text = re.sub(r"\b[0-9a-f]{64}\b", hashlib.sha256(content).hexdigest(), script.read_text())
-        script.write_text(re.sub(r"\b\d{9,}\b", str(len(content)), text))
-    files = {f"/one/{hub}/resolve/main/{Path(name).name}": content for name, hub in HUB.items()}
+    names = {name: Path(name).name for name in HUB}
+    files = {f"/{hub}/resolve/main/{names[name]}": names[name].encode() for name, hub in HUB.items()}
     for name in ("gpt-generated-prompts.jsonl", "human-written-prompts.jsonl"):
-        files[f"/one/{name}"] = EXAMPLES_FILE.read_bytes()
+        files[f"/{name}"] = EXAMPLES_FILE.read_bytes()
     example = json.loads((SAMPLE / "seeds.json").read_text())[0]
     archive = shutil.make_archive(str(folder / "shard"), "zip", SAMPLE, example[0])
     for name in ("clip-filtered-dataset", "random-sample-dataset"):
-        files[f"/one/{name}/shard-00.zip"] = Path(archive).read_bytes()
-        files[f"/one/{name}/seeds.json"] = json.dumps([example]).encode()
-    files |= file_server.hub_parquet("/one")
+        files[f"/{name}/shard-00.zip"] = Path(archive).read_bytes()
+        files[f"/{name}/seeds.json"] = json.dumps([example]).encode()
+    files |= file_server.hub_parquet()
     with file_server.serving(files) as server:
         yield server
 

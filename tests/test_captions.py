@@ -134,13 +134,14 @@ for args in (("owner/name",), ("owner/name", "words", "place"), ("owner/no",)):
 @pytest.mark.slow
 def test_from_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own: `datasets` learns the hub's address when it is imported."""
-    (tmp_path / "hub" / "data").mkdir(parents=True)
+    folder = tmp_path / "hub" / "owner" / "name" / "data"
+    folder.mkdir(parents=True)
     file = write(tmp_path, ".parquet", caption="words", url="place")
-    file.rename(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet")
+    file.rename(folder / "train-00000-of-00001.parquet")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    with hub(tmp_path / "hub") as address:
-        monkeypatch.setenv("HF_ENDPOINT", address)
+    with hub(tmp_path / "hub") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
         command = [sys.executable, "-c", OPEN]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     unnamed, named, missing = result.stdout.splitlines()

@@ -6,10 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from format_models import UNET, Model, assert_same, configuration, without_schedule
+from hub_server import hub
 from ldm.checkpoint import convert_weights, load_model
 from ldm.diffusers_names import part_configs
 from ldm.util import instantiate_from_config
@@ -176,60 +174,6 @@ def test_a_folder_is_there_when_it_is_complete(
 # --- the hub ---
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """As much of the hub's HTTP interface as fetching one model needs: those in `root`, by owner/name."""
-
-    protocol_version = "HTTP/1.1"
-    root: Path
-    asked: list[str]
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0].strip("/")
-        self.asked.append(path)
-        model = "/".join(path.removeprefix("api/models/").split("/")[:2])
-        files = [file for file in (self.root / model).rglob("*") if file.is_file()]
-        names = {str(file.relative_to(self.root / model)): file for file in files}
-        status, content, headers = 404, b"", {"X-Error-Code": "RepoNotFound"}
-        commit = "c" * 40
-        if path.startswith("api/models/") and "/tree/" in path and files:
-            listed = [
-                {"type": "file", "path": name, "oid": commit, "size": file.stat().st_size}
-                for name, file in names.items()
-            ]
-            status, content, headers = 200, json.dumps(listed).encode(), {}
-        elif path.startswith("api/models/") and files:
-            info = {"id": model, "sha": commit, "siblings": [{"rfilename": n} for n in names]}
-            status, content, headers = 200, json.dumps(info).encode(), {}
-        elif "/resolve/" in path and (file := names.get(path.split("/", 4)[4])):
-            status, content, headers = 200, file.read_bytes(), {"ETag": f'"{abs(hash(path))}"'}
-        self.send_response(status)
-        for name, value in {**headers, "X-Repo-Commit": commit, "Content-Length": len(content)}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    do_HEAD = do_GET
-
-
-@contextmanager
-def hub(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve the folders under `root` as models; gives the address and what was asked for."""
-    handler = type("Hub", (_Hub,), {"root": root, "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", handler.asked
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 OPEN = """
 import sys
 from ldm.util import UserError
@@ -272,10 +216,11 @@ def test_names_on_the_hub(models: dict[str, Model], folder: Path, tmp_path: Path
     total = state["first_stage_model.decoder.conv_in.bias"].double().sum().item()
     whole = f"{len(without_schedule(models['edit'].inference()))} {total}"
     alone = f"{sum(name.startswith('first_stage_model.') for name in state)} {total}"
-    with hub(tmp_path / "hub") as (address, asked):
-        variables = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
+    with hub(tmp_path / "hub") as server:
+        variables = {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0"}
         names = ("owner/edit", "owner/vae", "owner/none", "owner/x.ckpt", "owner/xl")
         lines = open_by_name(tmp_path, *names, **variables)
+    asked = server.asked
     assert lines[:2] == [whole, alone]
     assert lines[2].startswith("there is no file owner/none, and the hub gives none: ")
     assert lines[3] == "there is no file owner/x.ckpt" and not any("x.ckpt" in path for path in asked)

@@ -1,266 +1,220 @@
-"""What the download scripts share, and those of the weights, against a real server that goes wrong."""
+"""The download scripts of the weights, against servers here; `test_transfer.py` has what they share."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import pty
 import random
 import shutil
 import signal
-import ssl
+import struct
 import subprocess
-import threading
-import time
+import sys
+import termios
 from pathlib import Path
 
 import pytest
 
 from file_server import (
-    HTML,
-    SCRIPTS,
+    ROOT,
     Fault,
-    FileServer,
     copy_scripts,
     environment,
     names,
+    published_weights,
     run,
     script,
     serving,
     start,
     wait_until,
 )
+from hub_server import hub
 
 CONTENT = random.Random(0).randbytes(300_000)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-ONE, TWO = "/one/x.bin", "/two/x.bin"
-FETCH = f'set -euo pipefail; source "{SCRIPTS}/fetch.sh"; end_together; fetch "$@" || exit 1'
+OTHER = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+WORDS = {".safetensors": [], ".ckpt": ["--ckpt"]}
+SCRIPTS = {
+    "download_checkpoints": {"checkpoints/instruct-pix2pix-00-22000": "timbrooks/instruct-pix2pix"},
+    "download_pretrained_sd": {
+        "stable_diffusion/models/ldm/stable-diffusion-v1/v1-5-pruned-emaonly": "stable-diffusion-v1-5/"
+        "stable-diffusion-v1-5",
+        "stable_diffusion/models/ldm/stable-diffusion-v1/vae-ft-mse-840000-ema-pruned": "stabilityai/"
+        "sd-vae-ft-mse-original",
+    },
+}
 
 
-def fetch_command(server: FileServer, check: str = SHA256, size: int = len(CONTENT)) -> list[str]:
-    return ["bash", "-c", FETCH, "x", "x.bin", str(size), check, environment(server)["HUB_HOSTS"], "x.bin"]
+def write_hub(folder: Path, weights: bytes) -> dict[str, bytes]:
+    """All published files as repositories, for `hub`; gives file in the project → content."""
+    contents = {}
+    for stems in SCRIPTS.values():
+        for stem, repository in stems.items():
+            for suffix in WORDS:
+                name = Path(stem + suffix).name
+                contents[stem + suffix] = weights + name.encode()
+                (folder / repository).mkdir(parents=True, exist_ok=True)
+                (folder / repository / name).write_bytes(contents[stem + suffix])
+    return contents
 
 
-# --- fetch ---
+def hub_variables(url: str, folder: Path) -> dict[str, str]:
+    return {"HF_ENDPOINT": url, "HF_HOME": str(folder / "home")}
+
+
+def test_the_published_sizes_and_hashes() -> None:
+    """Of the files as their repositories have them."""
+    told = "".join(f"{Path(file).name} {size} {sha}\n" for file, (size, sha) in published_weights().items())
+    assert (
+        hashlib.sha256("".join(sorted(told.splitlines(keepends=True))).encode()).hexdigest()
+        == "8d4df22bf211b6d271c64aaf0b501ed58771df49dc2791f8ac5ca31029efd3f7"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize("name", list(SCRIPTS))
+def test_weights_from_a_hub(tmp_path: Path, name: str, suffix: str) -> None:
+    """From any folder; then a part, whole or not, is gone on with; then all is there."""
+    project = copy_scripts(tmp_path / "project", CONTENT)
+    contents = write_hub(tmp_path / "hub", CONTENT)
+    files = [project / (stem + suffix) for stem in SCRIPTS[name]]
+    with hub(tmp_path / "hub") as server:
+        variables = hub_variables(server.url, tmp_path)
+        run(["bash", f"../project/scripts/{name}.sh", *WORDS[suffix]], tmp_path / "hub", None, **variables)
+        assert server.ranges == [""] * len(files)
+        whole = [file.read_bytes() for file in files]
+        for file in files:
+            file.rename(f"{file}.part")
+        run(script(name, *WORDS[suffix]), project, None, **variables)
+        assert len(server.ranges) == len(files)
+        for file in files:
+            file.unlink()
+            Path(f"{file}.part").write_bytes(CONTENT[:1000])
+        said = run(script(name, *WORDS[suffix]), project, None, **variables)
+        assert server.ranges[len(files) :] == ["bytes=1000-"] * len(files) and "going on at 1.00kB" in said
+    said = run(script(name, *WORDS[suffix]), project, None, HF_HUB_OFFLINE="1")
+    assert said.count("there already") == len(files)
+    for file, content in zip(files, whole, strict=True):
+        assert file.read_bytes() == content == contents[str(file.relative_to(project))]
+        assert names(file.parent) == sorted(file.name for file in files)
+
+
+def test_what_the_hub_says_is_compared_first(tmp_path: Path) -> None:
+    project, name = copy_scripts(tmp_path / "project", CONTENT), "instruct-pix2pix-00-22000.safetensors"
+    write_hub(tmp_path / "hub", OTHER)
+    with hub(tmp_path / "hub") as server:
+        variables = hub_variables(server.url, tmp_path)
+        said = run(script("download_checkpoints"), project, None, code=1, **variables)
+    told = hashlib.sha256(OTHER + name.encode()).hexdigest()
+    assert said.splitlines()[-1].endswith(f"got {told}; the same command again goes on")
+    assert names(project / "checkpoints") == []
+    said = run(script("download_checkpoints"), project, None, code=1, HF_HUB_OFFLINE="1")
+    assert said.splitlines()[-1].startswith("error: ") and "got HF_HUB_OFFLINE" in said
+
+
+def test_the_hubs_own_cache_is_used(tmp_path: Path) -> None:
+    """With what `huggingface_hub` itself has put there."""
+    project, name = copy_scripts(tmp_path / "project", CONTENT), "instruct-pix2pix-00-22000.safetensors"
+    write_hub(tmp_path / "hub", CONTENT)
+    code = f"import huggingface_hub as h; h.hf_hub_download('timbrooks/instruct-pix2pix', {name!r})"
+    with hub(tmp_path / "hub") as server:
+        variables = hub_variables(server.url, tmp_path)
+        run([sys.executable, "-c", code], tmp_path, None, **variables)
+        assert len(server.ranges) == 1
+    said = run(script("download_checkpoints"), project, None, **variables, HF_HUB_OFFLINE="1")
+    assert "linked to" in said
+    assert (project / "checkpoints" / name).read_bytes() == CONTENT + name.encode()
+    assert (project / "checkpoints" / name).stat().st_nlink == 2
+
+
+WEIGHTS = "checkpoints/instruct-pix2pix-00-22000.safetensors"
+ADDRESS = "/timbrooks/instruct-pix2pix/resolve/main/instruct-pix2pix-00-22000.safetensors"
+
+
+def slow_weights(rate: int) -> tuple[dict[str, bytes], dict[str, list[Fault]]]:
+    return {ADDRESS: CONTENT + Path(WEIGHTS).name.encode()}, {ADDRESS: [Fault(rate=rate)]}
 
 
 @pytest.mark.parametrize(
-    ("plan", "asked"),
-    [
-        ([Fault()], [(ONE, 0)]),
-        ([Fault(cut=100_000), Fault(cut=150_000), Fault()], [(ONE, 0), (ONE, 100_000), (ONE, 250_000)]),
-        ([Fault(stall=500), Fault()], [(ONE, 0), (ONE, 500)]),
-        (
-            [Fault(status=503), Fault(cut=9), Fault(status=500), Fault()],
-            [(ONE, 0), (ONE, 0), (ONE, 9), (ONE, 9)],
-        ),
-        ([Fault(status=503)], [(ONE, 0)] * 3 + [(TWO, 0)]),
-        ([Fault(status=404)], [(ONE, 0), (TWO, 0)]),
-        ([Fault(cut=70_000), Fault(status=404)], [(ONE, 0), (ONE, 70_000), (TWO, 70_000)]),
-        ([Fault(body=HTML)], [(ONE, 0), (TWO, 0)]),
-        ([Fault(cut=70_000), Fault(body=HTML)], [(ONE, 0), (ONE, 70_000), (TWO, 70_000)]),
-        ([Fault(body=CONTENT[:-1] + b"x")], [(ONE, 0), (TWO, 0)]),
-        ([Fault(body=CONTENT + b"x")], [(ONE, 0), (TWO, 0)]),
-        ([Fault(redirect="/three")], [(ONE, 0), ("/three", 0)]),
-        ([Fault(redirect="/none")], [(ONE, 0), ("/none", 0), (TWO, 0)]),
-    ],
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGHUP, -1), (signal.SIGKILL, -9)],
 )
-def test_what_servers_do(tmp_path: Path, plan: list[Fault], asked: list[tuple[str, int]]) -> None:
-    with serving({ONE: CONTENT, TWO: CONTENT, "/three": CONTENT}, {ONE: plan}) as server:
-        said = run(fetch_command(server), tmp_path, server)
-        assert server.asked == asked
-    assert names(tmp_path) == ["x.bin"] and (tmp_path / "x.bin").read_bytes() == CONTENT
-    assert said.splitlines()[-1] == "x.bin: complete, 300.0 kB"
-
-
-def test_no_host_has_it(tmp_path: Path) -> None:
-    faults = {ONE: [Fault(status=404)], TWO: [Fault(cut=1000), Fault(status=503)]}
-    with serving({TWO: CONTENT}, faults) as server:
-        said = run(fetch_command(server), tmp_path, server, code=1)
-    assert said.splitlines()[-1] == "error: x.bin: no host gave it; the same command again goes on"
-    assert names(tmp_path) == ["x.bin.part"] and (tmp_path / "x.bin.part").read_bytes() == CONTENT[:1000]
-    with serving({ONE: CONTENT[:-1] + b"x", TWO: HTML}) as server:
-        said = run(fetch_command(server), tmp_path, server, code=1)
-    assert said.count(f"expected 300000 bytes of SHA-256 {SHA256}, got another file; it was removed") == 3
-    assert names(tmp_path) == []
-    run(fetch_command(server), tmp_path, server, code=1)  # nobody listens any more
-
-
-def test_going_on(tmp_path: Path) -> None:
-    part = tmp_path / "x.bin.part"
-    with serving({ONE: CONTENT}) as server:
-        part.write_bytes(CONTENT[:200_000])
-        run(fetch_command(server), tmp_path, server)
-        assert server.asked == [(ONE, 200_000)]
-        (tmp_path / "x.bin").rename(part)  # complete, but not checked yet
-        run(fetch_command(server), tmp_path, server)
-        assert len(server.asked) == 1
-        assert run(fetch_command(server), tmp_path, server) == "x.bin: there already\n"
-        assert len(server.asked) == 1
-        (tmp_path / "x.bin").unlink()
-        part.write_bytes(b"of something else")
-        assert "removed" in run(fetch_command(server), tmp_path, server)
-        assert server.asked[1:] == [(ONE, 17), (ONE, 0)]
-    assert names(tmp_path) == ["x.bin"] and (tmp_path / "x.bin").read_bytes() == CONTENT
-
-
-def test_a_server_without_ranges(tmp_path: Path) -> None:
-    (tmp_path / "x.bin.part").write_bytes(CONTENT[:200_000])
-    with serving({}, {ONE: [Fault(body=CONTENT)]}) as server:
-        run(fetch_command(server), tmp_path, server)
-        assert server.asked == [(ONE, 200_000), (TWO, 200_000), (ONE, 0)]
-    assert names(tmp_path) == ["x.bin"] and (tmp_path / "x.bin").read_bytes() == CONTENT
-
-
-def test_a_shorter_file_elsewhere_costs_nothing(tmp_path: Path) -> None:
-    (tmp_path / "x.bin.part").write_bytes(CONTENT[:200_000])
-    with serving({ONE: b"short", TWO: CONTENT}) as server:
-        run(fetch_command(server), tmp_path, server)
-        assert server.asked == [(ONE, 200_000), (TWO, 200_000)]
-
-
-def test_another_file_of_that_name_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "x.bin").write_bytes(b"mine")
-    with serving({ONE: CONTENT}) as server:
-        assert "kept as x.bin.bad" in run(fetch_command(server), tmp_path, server)
-    assert (tmp_path / "x.bin").read_bytes() == CONTENT and (tmp_path / "x.bin.bad").read_bytes() == b"mine"
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_and_run_again(tmp_path: Path, number: signal.Signals) -> None:
-    part = tmp_path / "x.bin.part"
-    with serving({ONE: CONTENT}, {ONE: [Fault(rate=200_000), Fault()]}) as server:
-        with start(fetch_command(server), tmp_path, server, STALL_SECONDS="9") as process:
+def test_killed_and_run_again(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    project, part = copy_scripts(tmp_path, CONTENT), tmp_path / f"{WEIGHTS}.part"
+    with serving(*slow_weights(200_000)) as server:
+        with start(script("download_checkpoints"), project, server) as process:
             wait_until(lambda: part.exists() and part.stat().st_size > 20_000)
             process.send_signal(number)
-            process.wait(timeout=5)
-            assert names(tmp_path)[0] == "x.bin.part"
-            if number == signal.SIGTERM:  # curl has gone, too
-                reached = part.stat().st_size
-                time.sleep(0.3)
-                assert part.stat().st_size == reached < len(CONTENT)
-            said = run(fetch_command(server), tmp_path, server)
-        assert ("another download of it is at" in said) == (number == signal.SIGKILL)
-        assert len(server.asked) == (2 if number == signal.SIGTERM else 1)
-    assert names(tmp_path) == ["x.bin"] and (tmp_path / "x.bin").read_bytes() == CONTENT
+            said = process.communicate(timeout=5)[0]
+        assert process.returncode == code and "Traceback" not in said
+        assert said.splitlines()[1:] == (["interrupted"] if number == signal.SIGINT else [])
+        reached = part.stat().st_size
+        assert 0 < reached < len(CONTENT) and names(part.parent) == [part.name]
+        server.faults.clear()
+        run(script("download_checkpoints"), project, server)
+        assert server.asked == [(ADDRESS, 0), (ADDRESS, reached)]
+    assert (tmp_path / WEIGHTS).read_bytes() == server.files[ADDRESS] and len(names(part.parent)) == 1
 
 
-def test_too_little_disk(tmp_path: Path) -> None:
-    with serving({ONE: CONTENT}) as server:
-        said = run(fetch_command(server, size=10**18), tmp_path, server, code=1)
-        assert server.asked == [] and names(tmp_path) == []
-    assert said.startswith("error: expected 1.0 EB of free disk in ., got ")
-
-
-def test_nothing_but_the_tools_of_macos(tmp_path: Path) -> None:
-    """No sha256sum, and none of the programs of GNU that are not named here."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "out").mkdir()
-    tools = "awk bash cat curl cut df dirname grep head mkdir mv perl rm shasum sleep tail tr wc"
-    for name in tools.split():
-        (tmp_path / "bin" / name).symlink_to(shutil.which(name) or pytest.fail(f"there is no {name}"))
-    with serving({ONE: CONTENT}, {ONE: [Fault(cut=9), Fault()]}) as server:
-        run(fetch_command(server), tmp_path / "out", server, PATH=str(tmp_path / "bin"))
-    assert (tmp_path / "out/x.bin").read_bytes() == CONTENT
+def test_killed_over_and_over(tmp_path: Path) -> None:
+    """From before the first byte to the moments around the rename."""
+    project, part = copy_scripts(tmp_path, CONTENT), tmp_path / f"{WEIGHTS}.part"
+    with serving(*slow_weights(1_000_000)) as server:
+        whole = len(server.files[ADDRESS])
+        for reached in (0, 1, 100_000, 200_000, whole):
+            with start(script("download_checkpoints"), project, server) as process:
+                wait_until(
+                    lambda reached=reached: (
+                        (tmp_path / WEIGHTS).exists() or (part.exists() and part.stat().st_size >= reached)
+                    )
+                )
+                process.kill()
+        run(script("download_checkpoints"), project, server)
+    assert (tmp_path / WEIGHTS).read_bytes() == server.files[ADDRESS] and len(names(part.parent)) == 1
 
 
 def test_progress_on_a_terminal(tmp_path: Path) -> None:
+    project = copy_scripts(tmp_path, CONTENT)
     ours, theirs = pty.openpty()
-    with serving({ONE: CONTENT}) as server:
-        command, env = fetch_command(server), environment(server)
-        subprocess.run(command, cwd=tmp_path, env=env, stderr=theirs, check=True)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # rows and columns
+    with serving(*slow_weights(500_000)) as server:
+        env = environment(server)
+        subprocess.run(script("download_checkpoints"), cwd=project, env=env, stderr=theirs, check=True)
     os.close(theirs)
     shown = os.read(ours, 10_000)
     os.close(ours)
-    assert b"#" in shown and b"100.0%" in shown
+    assert b"instruct-pix2pix-00-22000.safetensors: " in shown and b"k/300k [" in shown
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")
-def test_no_step_back_from_https(tmp_path: Path) -> None:
-    pair = ("-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost")
-    kind = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    name = ("-addext", "subjectAltName=IP:127.0.0.1")
-    subprocess.run([*kind, *pair, *name], cwd=tmp_path, check=True, capture_output=True)
-    with serving({ONE: CONTENT}) as plain:
-        secure = FileServer({ONE: CONTENT}, {ONE: [Fault(redirect=plain.url + ONE), Fault()]})
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
-        secure.socket = context.wrap_socket(secure.socket, server_side=True)
-        threading.Thread(target=secure.serve_forever, daemon=True).start()
-        command = [
-            part.replace(plain.url, f"https://127.0.0.1:{secure.server_port}")
-            for part in fetch_command(plain)
-        ]
-        said = run(command, tmp_path, plain, CURL_CA_BUNDLE=str(tmp_path / "cert.pem"))
-        secure.shutdown()
-        secure.server_close()
-        assert plain.asked == [] and len(secure.asked) == 2
-    assert 'Protocol "http"' in said
+ALL = ["download_checkpoints", "download_pretrained_sd", "download_data"]
 
 
-# --- the scripts ---
+@pytest.mark.parametrize("name", ALL)
+def test_help_and_wrong_usage(name: str) -> None:
+    said = run(script(name, "--help"), ROOT, None)
+    assert said.startswith(f"usage: bash scripts/{name}.sh") and "HF_ENDPOINT" in said
+    said = run(script(name, "--bogus"), ROOT, None, code=2)
+    assert said == "error: unrecognized arguments: --bogus (--help lists all options)\n"
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    return copy_scripts(tmp_path)
+@pytest.mark.parametrize("name", ALL)
+def test_without_the_hubs_package(tmp_path: Path, name: str) -> None:
+    """One line says what to install; the help needs nothing."""
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    bare.chmod(0o755)
+    said = run(script(name), ROOT, None, code=1, PYTHON=str(bare))
+    assert said.startswith("error: expected the package ") and said.count("\n") == 1
+    assert said.endswith(" -m pip install huggingface_hub\n")
+    assert run(script(name, "-h"), ROOT, None, PYTHON=str(bare)).startswith("usage: ")
 
 
-SD = "stable_diffusion/models/ldm/stable-diffusion-v1"
-SD_HUB, VAE_HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/sd-vae-ft-mse-original"
-PUBLISHED = """\
-instruct-pix2pix-00-22000.ckpt 7703927910 ffd280ddcfc8234e4d28b93641cb83169cebcb4d70998df9ee2eabb4d705374a
-instruct-pix2pix-00-22000.safetensors 7703416451 \
-fbc31a67aab29ad38eef622a252d3fa4b0a81d4a4dc65da416cf45b13aa67688
-v1-5-pruned-emaonly.ckpt 4265380512 cc6cb27103417325ff94f52b7a5d2dde45a7515b25c255d8e396c90014281516
-v1-5-pruned-emaonly.safetensors 4265146304 6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa
-vae-ft-mse-840000-ema-pruned.ckpt 334695179 c6a580b13a5bc05a5e16e4dbb80608ff2ec251a162311590c1f34c013d7f3dab
-vae-ft-mse-840000-ema-pruned.safetensors 334641190 \
-735e4c3a447a3255760d7f86845f09f937809baa529c17370d83e4c3758f3c75
-"""
-
-
-@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
-@pytest.mark.parametrize(
-    ("name", "files"),
-    [
-        (
-            "download_checkpoints",
-            {"checkpoints/instruct-pix2pix-00-22000.{}": "timbrooks/instruct-pix2pix"},
-        ),
-        (
-            "download_pretrained_sd",
-            {f"{SD}/v1-5-pruned-emaonly.{{}}": SD_HUB, f"{SD}/vae-ft-mse-840000-ema-pruned.{{}}": VAE_HUB},
-        ),
-    ],
-)
-def test_published_weights(checkout: Path, name: str, files: dict[str, str], suffix: str) -> None:
-    """With the size and SHA-256 of small files in place of the published ones."""
-    text = (checkout / f"scripts/{name}.sh").read_text()
-    served = {}
-    for file, hub in files.items():
-        file = file.format(suffix)
-        published = next(line.split() for line in PUBLISHED.splitlines() if line.startswith(Path(file).name))
-        content = CONTENT + file.encode()
-        assert text.count(published[1]) == text.count(published[2]) == 1
-        text = text.replace(published[1], str(len(content)))
-        text = text.replace(published[2], hashlib.sha256(content).hexdigest())
-        served[file] = (f"/one/{hub}/resolve/main/{Path(file).name}", content)
-    (checkout / f"scripts/{name}.sh").write_text(text)
-    words = ["--ckpt"] if suffix == "ckpt" else []
-    with serving(dict(served.values())) as server:
-        run(script(name, *words), checkout / "scripts/..", server)
-        run(["bash", f"../scripts/{name}.sh", *words], checkout / "scripts", server)
-        assert server.asked == [(path, 0) for path, _ in served.values()]
-    for file, (_, content) in served.items():
-        assert (checkout / file).read_bytes() == content
-        assert names((checkout / file).parent) == sorted(Path(file).name for file in served)
-
-
-@pytest.mark.parametrize("name", ["download_checkpoints", "download_pretrained_sd", "download_data"])
-def test_help_and_wrong_usage(checkout: Path, name: str) -> None:
-    said = run(script(name, "--help"), checkout, None)
-    assert said.startswith(f"usage: bash scripts/{name}.sh") and "HUB_HOSTS" in said
-    said = run(script(name, "--bogus"), checkout, None, code=2)
-    assert said.startswith("error: expected ") and "got --bogus" in said and said.count("\n") == 1
-    assert names(checkout) == ["scripts"]
+def test_the_python_of_the_checkout_goes_first(tmp_path: Path) -> None:
+    project = copy_scripts(tmp_path, CONTENT)
+    (project / ".venv/bin").mkdir(parents=True)
+    (project / ".venv/bin/python").symlink_to(shutil.which("echo") or pytest.fail("there is no echo"))
+    assert (
+        run(script("download_data", "--jobs", "2"), project, None, PYTHON="")
+        == "-m ldm.downloads data --jobs 2\n"
+    )

@@ -286,13 +286,13 @@ def run_open(tmp_path: Path, **environment: str) -> list[str]:
 @pytest.mark.slow
 def test_from_a_hub(folder: Path, tmp_path: Path) -> None:
     """Its own splits are told apart, all files of one are read, and what is not there is named."""
-    rows = rows_of(folder)
-    write_parquet(tmp_path / "hub" / "data" / "train-00000-of-00002.parquet", rows[:6])
-    write_parquet(tmp_path / "hub" / "data" / "train-00001-of-00002.parquet", rows[6:])
-    write_parquet(tmp_path / "hub" / "data" / "dev-00000-of-00001.parquet", rows[5:8])
-    (tmp_path / "hub" / "README.md").write_text("---\nlicense: mit\n---\n")
-    with hub(tmp_path / "hub") as address:
-        train, dev, test, missing = run_open(tmp_path, HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
+    rows, repository = rows_of(folder), tmp_path / "hub" / "owner" / "name"
+    write_parquet(repository / "data" / "train-00000-of-00002.parquet", rows[:6])
+    write_parquet(repository / "data" / "train-00001-of-00002.parquet", rows[6:])
+    write_parquet(repository / "data" / "dev-00000-of-00001.parquet", rows[5:8])
+    (repository / "README.md").write_text("---\nlicense: mit\n---\n")
+    with hub(tmp_path / "hub") as server:
+        train, dev, test, missing = run_open(tmp_path, HF_ENDPOINT=server.url, HF_HUB_OFFLINE="0")
     assert (train, dev) == (f"{COUNT} {rows[1][1]}", f"3 {rows[6][1]}")
     assert test.startswith("dataset owner/name: cannot be read as a file, a folder or a dataset on the hub: ")
     assert "Unknown split" in test and "['train', 'dev']" in test

@@ -57,7 +57,7 @@ def noisy(samples: int, scales: tuple[float, ...] = SCALES, **other: Any) -> lis
     noise = np.random.default_rng(1).normal(0, 0.1, (samples, len(scales)))
     noise = (noise - noise.mean(0)) / noise.std(0) * 0.1
     return [
-        edit(sample, scale, scale / 10 + float(noise[sample, k]), **other)
+        edit(sample, scale, float(scale / 10 + noise[sample, k]), **other)
         for sample in range(samples)
         for k, scale in enumerate(scales)
     ]
