@@ -40,7 +40,7 @@ from ldm.util import run_main
 from small_model import sample_picture
 from waiting import wait_until
 
-STEPS = 6
+STEPS = 4
 QUEUE = 8
 MAX_PIXELS = 20_000_000
 
@@ -80,16 +80,16 @@ def test_an_edit_is_watched_downloaded_and_repeated_by_the_api(
     load_example(page)
     instruction = field(page, "Instruction").input_value()
     assert instruction
-    steps_of(page).fill("40")
+    steps_of(page).fill("20")
     texts, previews = generated_and_watched(page, "Generate")
-    steps = [text for text in texts if re.fullmatch(r"Step \d+ of 40 · about \d+ s left", text)]
+    steps = [text for text in texts if re.fullmatch(r"Step \d+ of 20 · about \d+ s left", text)]
     assert len(steps) > 1, texts
     assert previews and all(preview.startswith("data:image/png") for (preview,) in previews)
     expect(page.locator(".bar")).to_have_count(0)
     expect(edited(page)).to_be_visible()
 
     settings = read_settings(downloaded(page, tmp_path / "edited.png"))
-    assert settings["edit"] == instruction and settings["steps"] == 40
+    assert settings["edit"] == instruction and settings["steps"] == 20
     assert settings["seed"] == int(field(page, "Seed").input_value())
     page.get_by_role("tab", name="Before / after").click()
     expect(page.locator(".results .picture img:visible")).to_have_count(2)
@@ -311,7 +311,7 @@ def test_settings_are_restored_from_a_picture(page: Page, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_surprises_are_tried_at_once_and_kept_in_the_history(page: Page, tmp_path: Path) -> None:
     load_example(page)
-    steps_of(page).fill("20")
+    steps_of(page).fill("10")
     _, previews = generated_and_watched(page, "Surprise me")
     assert 4 in map(len, previews)
     thumbnails = page.locator(".thumbnail-item")
@@ -360,7 +360,7 @@ def test_a_full_queue_is_told_and_addresses_are_not_fetched(served: App, tmp_pat
     client = client_of(served, tmp_path)
     save_image(sample_picture(), tmp_path / "input.png")
     picture = handle_file(str(tmp_path / "input.png"))
-    steps = [100, *[5] * 19]  # during the first the others come
+    steps = [60, *[2] * 19]  # during the first the others come
     jobs = [client.submit(picture, "make him bald", steps=n, api_name="/edit") for n in steps]
     errors = [str(error) for job in jobs if (error := job.exception(DONE / 1000))]
     assert 0 < len(errors) < len(jobs)
