@@ -196,16 +196,16 @@ def test_overfitting_four_pairs(project: Project) -> None:
     network = instantiate_from_config(config.model).eval()
     load_autoencoder(network.first_stage_model, project.autoencoder)
     assert edit_loss(network, config) == pytest.approx(1.0, abs=0.05)
-    words = ("max_epochs=150", "max_steps=150", "check_val_every_n_epoch=1000")
+    words = ("max_epochs=60", "max_steps=60", "check_val_every_n_epoch=1000")
     assert (
         project.train(
             "cached",
             *(f"lightning.trainer.{word}" for word in words),
             "lightning.callbacks.image_logger.params.batch_frequency=1000",
-            "lightning.modelcheckpoint.params.every_n_train_steps=150",
+            "lightning.modelcheckpoint.params.every_n_train_steps=60",
             run="overfit",
         )
         == 0
     )
     load_for_training(network, project.last("cached_overfit"))
-    assert edit_loss(network, config) < 0.45
+    assert edit_loss(network, config) < 0.55
