@@ -1,5 +1,6 @@
 # make edit    edits imgs/example.jpg by a written instruction with the embedded model
 # make test    runs the tests
+# make check   runs those that take no server, browser or long training: a minute and a half
 # Each makes .venv on first use and installs what it needs there; the second call starts at once.
 #
 #   make edit EDIT="give him a beard" INPUT=me.jpg OUTPUT=me-with-beard.jpg
@@ -19,7 +20,7 @@ export PYTHON EDIT INPUT OUTPUT TORCH_INDEX
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: edit test lint clean
+.PHONY: edit test check lint clean
 .DELETE_ON_ERROR:
 
 edit: $(VENV)/installed-edit
@@ -28,6 +29,9 @@ edit: $(VENV)/installed-edit
 
 test: $(VENV)/installed-test
 	@$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(VENV)/installed-test
+	@$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
 
 lint: $(VENV)/installed-test
 	@$(VENV)/bin/python -m ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -10,12 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradio_client import Client
 from playwright.sync_api import Locator, Page, expect
 
-from page_server import START, page_server
+from page_server import page_server
+from waiting import DEADLINE
 
 ROOT = Path(__file__).parents[1]
-DONE = 60_000.0  # milliseconds
+DONE = 1000 * DEADLINE  # milliseconds
 
 
 @dataclass
@@ -37,7 +40,7 @@ def edit_app(folder: Path, *options: str) -> Iterator[App]:
     with page_server(command, ROOT, output, TMPDIR=str(temporary)) as (url, process):
         yield App(url, next(temporary.glob("edit_app_*")), output, process)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(START) == 0, output.read_text()
+        assert process.wait(DEADLINE) == 0, output.read_text()
         assert not list(temporary.glob("edit_app_*")), "temporary files were left"
 
 
@@ -77,6 +80,35 @@ def finishing(page: Page) -> Iterator[None]:
     expect(button(page, "Generate")).to_be_enabled()
 
 
+WATCH = """() => {
+    const seen = window.seen = {texts: [], previews: []};
+    new MutationObserver(() => {
+        const text = document.querySelector(".bar span")?.textContent;
+        if (text && !seen.texts.includes(text)) seen.texts.push(text);
+        const previews = [...document.querySelectorAll(".previews img")];
+        if (previews.length) seen.previews.push(previews.map(preview => preview.src));
+    }).observe(document.body, {subtree: true, childList: true, characterData: true, attributes: true});
+}"""
+
+
+def generated_and_watched(page: Page, name: str) -> tuple[list[str], list[list[str]]]:
+    """Press that button and wait for the result: texts of the progress bar, and previews, as they came.
+
+    The page itself takes them down: from outside, a busy machine may look only when all is over.
+    """
+    page.evaluate(WATCH)
+    with finishing(page):
+        button(page, name).click()
+    seen = page.evaluate("window.seen")
+    return seen["texts"], seen["previews"]
+
+
+def client_of(app: App, folder: Path) -> Client:
+    """The page's programming interface; pictures come into that folder."""
+    options = {"timeout": DEADLINE}
+    return Client(app.url, verbose=False, download_files=str(folder), httpx_kwargs=options)
+
+
 def generate(page: Page, instruction: str) -> None:
     with finishing(page):
         field(page, "Instruction").fill(instruction)
@@ -92,3 +124,14 @@ def downloaded(page: Page, path: Path) -> Path:
         button(page, "Download PNG").click()
     download.value.save_as(path)
     return path
+
+
+def work(process: int) -> float:
+    """Seconds of computing so far, which others' work does not lengthen."""
+    user, system = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(process: int, kind: str) -> float:
+    """Megabytes of a process."""
+    return int(re.search(rf"{kind}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())[1]) / 1024

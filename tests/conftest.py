@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from golden import read_golden, read_metadata
+from waiting import DEADLINE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -84,11 +85,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium without a window."""
-    from playwright.sync_api import sync_playwright  # late: few files need it
+    from playwright.sync_api import expect, sync_playwright  # late: few files need it
 
     program = shutil.which("chromium")
     assert program, "expected the program chromium: apt-get install chromium"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
+        patience = 1000 * DEADLINE  # milliseconds
+        expect.set_options(timeout=patience)
+        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS, timeout=patience)
+        browser.on("context", lambda context: context.set_default_timeout(patience))
         yield browser
         browser.close()

@@ -14,27 +14,32 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import secrets
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from waiting import wait_until
 
 MODEL = "smollm2"
 SLOTS = 2
 CONTEXT = 2048  # tokens of each slot; a chat with eight examples takes 600, the answer 256
-START = 60.0  # seconds
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of this machine that nothing listens on.
+
+    Below those that the system gives to whoever connects to something, which may be anyone's a moment later.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
@@ -79,14 +84,16 @@ def running(words: list[str], ready: str, log: Path, **env: str) -> Iterator[str
 
 def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
     """Until the server says that it is ready."""
-    end = time.monotonic() + START
-    while time.monotonic() < end and process.poll() is None:
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text(errors="replace")[-2000:]
         try:
             with urllib.request.urlopen(address, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):  # not there yet, or still reading the model
-            time.sleep(0.1)
-    raise RuntimeError(f"the language model did not start:\n{log.read_text(errors='replace')[-2000:]}")
+                return True
+        except OSError:  # not there yet, or still reading the model
+            return False
+
+    wait_until(ready, "the language model")
 
 
 def model_file() -> Path:

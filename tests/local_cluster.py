@@ -6,14 +6,15 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from language_model_server import free_port
+from waiting import DEADLINE, wait_until
 
 
 class Cluster:
@@ -27,10 +28,8 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        port = self.address.rpartition(":")[2]
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
         alone = ["--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"]
         size = ["--num-cpus=2", "--object-store-memory=80000000"]
         start = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}"]
@@ -50,9 +49,12 @@ class Cluster:
                 env=others | self.env,
                 start_new_session=True,
             )
-        while "Ray runtime started" not in (folder / "output.txt").read_text():
-            assert self.process.poll() is None, (folder / "output.txt").read_text()
-            time.sleep(0.1)
+        wait_until(self._started, "the Ray cluster")
+
+    def _started(self) -> bool:
+        said = (self.folder / "output.txt").read_text()
+        assert self.process.poll() is None, said
+        return "Ray runtime started" in said
 
     def workers(self, name: str) -> list[int]:
         """Processes of this cluster that work on a task or an actor of that name."""
@@ -70,7 +72,7 @@ class Cluster:
     def stop(self) -> None:
         self.process.terminate()
         try:
-            self.process.wait(timeout=20)
+            self.process.wait(DEADLINE)
         finally:
             try:
                 os.killpg(self.process.pid, signal.SIGKILL)

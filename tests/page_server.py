@@ -6,19 +6,17 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from language_model_server import free_port
-
-START = 90.0  # seconds
+from waiting import wait_until
 
 
 @contextmanager
 def page_server(
-    words: Sequence[str], folder: Path, log: Path, start: float = START, **env: str
+    words: Sequence[str], folder: Path, log: Path, **env: str
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The address of the page that ``python PROGRAM …`` serves on a port of its own, and the process.
 
@@ -26,7 +24,6 @@ def page_server(
         words: the program and its options.
         folder: where it is started.
         log: file for what it prints.
-        start: seconds that it may take until it serves.
         env: more of its environment.
     """
     command = [sys.executable, *words, "--server-port", str(free_port())]
@@ -34,12 +31,13 @@ def page_server(
         process = subprocess.Popen(
             command, cwd=folder, stdout=output, stderr=output, env={**os.environ, **env}
         )
+
+    def address() -> str:
+        assert process.poll() is None, log.read_text()
+        return "".join(re.findall(r"serves at (\S+)", log.read_text()))
+
     try:
-        end = time.monotonic() + start
-        while not (line := re.search(r"serves at (\S+)", log.read_text())):
-            assert process.poll() is None and time.monotonic() < end, log.read_text()
-            time.sleep(0.1)
-        yield line.group(1), process
+        yield wait_until(address, "the page's address"), process
     finally:
         process.kill()
         process.wait()

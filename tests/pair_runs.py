@@ -81,10 +81,12 @@ def words_of(models: Path, out: Path, prompts: Path | None, **options: Any) -> l
     return words
 
 
-def start(words: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """The program as a shell would run it, one thread."""
+def start(
+    words: list[str], env: dict[str, str] | None = None, launcher: tuple[str, ...] = (sys.executable,)
+) -> subprocess.Popen[str]:
+    """The program as a shell would run it, one thread; `launcher` stands before it."""
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *words],
+        [*launcher, str(SCRIPT), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -25,9 +25,10 @@ import benchmark_files
 import file_server
 from dataset_creation.text.instructions import EXAMPLES_FILE
 from ldm import editor
-from page_server import START, page_server
+from page_server import page_server
 from pair_runs import write_models
 from small_model import write_small_model
+from waiting import DEADLINE
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = Path(__file__).parent / "data" / "avatars_held_out"
@@ -213,7 +214,7 @@ def run_shell(folder: Path, command: str, env: Mapping[str, str] = os.environ) -
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=DEADLINE,
     )
     assert done.returncode == 0, done.stdout
 
@@ -225,7 +226,7 @@ def page(folder: Path, words: Sequence[str]) -> Iterator[str]:
     with page_server(words[1:], folder, log) as (url, process):
         yield url
         process.terminate()
-        assert process.wait(START) in (0, -signal.SIGTERM), log.read_text()
+        assert process.wait(DEADLINE) in (0, -signal.SIGTERM), log.read_text()
 
 
 # --- Servers ------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from ldm.pictures.animation import (
 from ldm.pictures.typesetting import wrapped
 from ldm.util import UserError
 
-CAPTIONS = ["input", "make it snow", "turn it into a watercolor painting"]
+CAPTIONS = ["input", "make it snow"]
 MEGABYTE = 10**6
 
 
@@ -57,12 +57,12 @@ def distance(a: np.ndarray, b: object) -> float:
     return float(np.abs(areas).mean())
 
 
-@pytest.mark.parametrize("suffix", [".gif", ".webp", ".GIF"])
+@pytest.mark.parametrize("suffix", [pytest.param(".gif", marks=pytest.mark.slow), ".webp"])
 def test_pictures_stay_and_fade_into_each_other_for_ever(tmp_path: Path, suffix: str):
-    pictures = [photograph(seed, 320) for seed in range(3)]
+    pictures = [photograph(seed, 320) for seed in range(2)]
     save_animation(pictures, CAPTIONS, tmp_path / f"new/all{suffix}")
     frames, durations, loop = read(tmp_path / f"new/all{suffix}")
-    assert durations == [HOLD, *[FADE] * FADE_STEPS] * 3 and loop == 0
+    assert durations == [HOLD, *[FADE] * FADE_STEPS] * 2 and loop == 0
     stills = captioned(pictures, CAPTIONS)
     for i, (still, following) in enumerate(zip(stills, [*stills[1:], stills[0]], strict=True)):
         first = i * (1 + FADE_STEPS)
@@ -75,15 +75,15 @@ def test_pictures_stay_and_fade_into_each_other_for_ever(tmp_path: Path, suffix:
 
 
 def test_single_picture(tmp_path: Path):
-    save_animation([photograph(0, 256)], ["input"], tmp_path / "one.gif")
-    with Image.open(tmp_path / "one.gif") as image:
+    save_animation([photograph(0, 256)], ["input"], tmp_path / "one.GIF")
+    with Image.open(tmp_path / "one.GIF") as image:
         assert image.n_frames == 1
 
 
-def test_four_edits_take_few_megabytes(tmp_path: Path):
-    pictures = [photograph(seed) for seed in range(5)]
-    save_animation(pictures, ["make it snow"] * 5, tmp_path / "chain.gif")
-    assert (tmp_path / "chain.gif").stat().st_size < 5 * MEGABYTE
+@pytest.mark.slow
+def test_each_edit_takes_less_than_a_megabyte(tmp_path: Path):
+    save_animation([photograph(seed) for seed in range(2)], CAPTIONS, tmp_path / "chain.gif")
+    assert (tmp_path / "chain.gif").stat().st_size < 2 * MEGABYTE
 
 
 @pytest.mark.parametrize(

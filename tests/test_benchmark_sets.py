@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from metrics import compute_benchmark
 from metrics.clip_similarity import ClipSimilarity
 from metrics.editsets.dino import MODEL, Dino
 from metrics.editsets.image_scores import ImageScores
+from signal_after import LINE, signal_after
 from weights_files import message
 
 EDITS = ["30/30_1", "30/30_inde_2", "30/30_iter_2", "30/30_inde_3", "30/30_iter_3"]
@@ -112,22 +113,19 @@ def scores(files: Path) -> ImageScores:
 def whole(files: Path, cache: Path, run: Run) -> Path:
     """The folder of a whole run with captions, whose program was killed on its way and started again."""
     out, options = files / "whole", {"captions": files / "captions.json"}
-    command = [sys.executable, compute_benchmark.__file__, *words_of(files, out, "magicbrush", **options)]
+    command = [*signal_after(LINE, 4, signal.SIGKILL), compute_benchmark.__file__]
+    command += words_of(files, out, "magicbrush", **options)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(cache / "home"), "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    lines, first = out / "scores.jsonl", out / "30/30_1.png"
-    while not lines.is_file() or lines.read_bytes().count(b"\n") < 4:
-        assert process.poll() is None, process.stderr.read().decode()
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    done, stamp = lines.read_bytes().count(b"\n") - 1, first.stat().st_mtime_ns
-    assert 3 <= done < len(EDITS) and not (out / "results.json").exists()
+    killed = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    lines, stamp = (out / "scores.jsonl").read_bytes().count(b"\n"), (out / "30/30_1.png").stat().st_mtime_ns
+    assert lines == 4 and not (out / "results.json").exists()
     run(out, **options)
-    assert first.stat().st_mtime_ns == stamp, "what was done is not done again"
+    assert (out / "30/30_1.png").stat().st_mtime_ns == stamp, "what was done is not done again"
     return out
 
 
+@pytest.mark.slow
 def test_names_inputs_and_averages(whole: Path, files: Path, run: Run, capsys: Any) -> None:
     """All from the folder alone, by the rules of MagicBrush's evaluation/README.md."""
     pictures = [f"{name}.png" for name in EDITS]
@@ -159,6 +157,7 @@ def test_names_inputs_and_averages(whole: Path, files: Path, run: Run, capsys: A
     assert json.loads((whole / "results.json").read_text()) == results
 
 
+@pytest.mark.slow
 def test_turns_go_on_from_our_own_picture_or_from_the_true_one(whole: Path) -> None:
     """As `ImageEditor` edits them by the seed that the picture's name and --seed give."""
     from ldm.editor import ImageEditor
@@ -172,6 +171,7 @@ def test_turns_go_on_from_our_own_picture_or_from_the_true_one(whole: Path) -> N
     assert read_settings(whole / "30/30_iter_2.png")["edit"] == "give the man hat 2"
 
 
+@pytest.mark.slow
 def test_killed_or_not_in_any_order_the_same(whole: Path, files: Path, tmp_path: Path, run: Run) -> None:
     """Rows in another order, in plain Arrow columns, and nothing stopped."""
     rows = sorted(magicbrush_rows(), key=lambda row: row["img_id"])
@@ -184,6 +184,7 @@ def test_killed_or_not_in_any_order_the_same(whole: Path, files: Path, tmp_path:
     assert all(ours[f"{name}.png"] == theirs[f"{name}.png"] for name in EDITS)
 
 
+@pytest.mark.slow
 def test_limit_gaps_and_scoring_anew(
     whole: Path, files: Path, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +213,7 @@ def test_limit_gaps_and_scoring_anew(
     assert "steps 2, now 3" in message(run, out, steps=3, **options)
 
 
+@pytest.mark.slow
 def test_a_broken_picture_leaves_its_session_out(tmp_path: Path, run: Run, capsys: Any) -> None:
     rows = magicbrush_rows()
     rows[2]["target_img"] = rows[2]["target_img"][:200]  # the second turn of 30
@@ -253,6 +255,7 @@ def test_emu_edit(files: Path, tmp_path: Path, run: Run, scores: ImageScores, ca
     assert "".join(printed.splitlines()[0].split()) == "editsCLIPdirCLIPimgCLIPoutL1DINO"
 
 
+@pytest.mark.slow
 def test_split_of_emu_edit(files: Path, tmp_path: Path, run: Run) -> None:
     options: dict[str, Any] = {"dino_weights": "none"}
     assert run(tmp_path / "a", "emu-edit", split="validation", **options)["sets"]["all"]["edits"] == 2

@@ -131,6 +131,7 @@ for args in (("owner/name",), ("owner/name", "words", "place"), ("owner/no",)):
 """
 
 
+@pytest.mark.slow
 def test_from_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own: `datasets` learns the hub's address when it is imported."""
     folder = tmp_path / "hub" / "owner" / "name" / "data"

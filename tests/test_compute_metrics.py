@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +29,7 @@ from metrics.curve.edit_methods import Setting, stacked
 from metrics.curve.evaluation import Evaluation
 from metrics.curve.samples import EvalSample, EvalSamples
 from pair_runs import write_models
+from signal_after import LINE, signal_after
 from training_runs import call
 
 DATASET = Path(__file__).parent / "data" / "avatars_held_out"
@@ -111,6 +111,7 @@ def test_a_second_run_adds_nothing(models: Path, whole: Path):
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_lora(models: Path, whole: Path, tmp_path: Path):
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     ours = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
@@ -124,6 +125,7 @@ def test_a_lora(models: Path, whole: Path, tmp_path: Path):
     assert by_edit(rows).keys() == by_edit(expected).keys() and rows != expected
 
 
+@pytest.mark.slow
 def test_batch_size_changes_no_number(models: Path, whole: Path, tmp_path: Path):
     assert compute(models, tmp_path, "--batch-size", 1) == 0
     expected = by_edit(rows_of(whole)[1])
@@ -131,21 +133,15 @@ def test_batch_size_changes_no_number(models: Path, whole: Path, tmp_path: Path)
         assert row == pytest.approx(expected[key], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(models: Path, whole: Path, tmp_path: Path):
     words = words_of(models, tmp_path, "--batch-size", 1)
-    process = subprocess.Popen(
-        [sys.executable, compute_metrics.__file__, *words],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while not any(file.read_bytes().count(b"\n") > 2 for file in tmp_path.glob("*.samples.jsonl")):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
+    command = [*signal_after(LINE, 3, signal.SIGKILL), compute_metrics.__file__, *words]
+    killed = subprocess.run(command, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     (file,) = tmp_path.glob("*.samples.jsonl")
     there = file.read_bytes()
+    assert there.count(b"\n") == 3
     file.write_bytes(there + b'{"sample": 1, "na')  # what a kill while writing leaves
     assert call(compute_metrics.main, *words) == 0
     assert file.read_bytes().startswith(there)
@@ -156,6 +152,7 @@ def test_a_killed_run_goes_on(models: Path, whole: Path, tmp_path: Path):
         assert row == pytest.approx(expected[key], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_more_scales_later(models: Path, whole: Path, tmp_path: Path):
     """Scales are no setting of the file: what is there stays, what is missing is added."""
     copy = shutil.copytree(whole, tmp_path / "copy")
@@ -165,6 +162,7 @@ def test_more_scales_later(models: Path, whole: Path, tmp_path: Path):
     assert {row["scale_image"] for row in after[len(before) :]} == {3.0}
 
 
+@pytest.mark.slow
 def test_settings_never_mix(models: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     copy = shutil.copytree(whole, tmp_path / "copy")
     capsys.readouterr()
@@ -177,11 +175,13 @@ def test_settings_never_mix(models: Path, whole: Path, tmp_path: Path, capsys: p
     assert len(rows_of(copy / "other")[1]) == len(rows_of(whole)[1])
 
 
+@pytest.mark.slow
 def test_the_split_may_be_smaller(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert compute(models, tmp_path, "--split", "test", "--num-samples", 5000) == 0
     assert "--num-samples 5000: fitted to the 2 of split test" in capsys.readouterr().err.splitlines()
 
 
+@pytest.mark.slow
 def test_sdedit(models: Path, tmp_path: Path):
     words = ["--method", "sdedit", "--config", models / "text.yaml", "--ckpt", models / "text.safetensors"]
     words += ["--strengths", "0", "0.5", "--name", "baseline", "--resolution", "64"]

@@ -13,6 +13,8 @@ from dataset_creation.text.instructions import EditPrompt, triple_of, validated
 from language_model_server import model_file, running
 from training_runs import call
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cyllama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -196,6 +196,7 @@ def open_by_name(tmp_path: Path, *names: str, **environment: str) -> list[str]:
     return result.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_names_on_the_hub(models: dict[str, Model], folder: Path, tmp_path: Path) -> None:
     """Of each part one file is fetched, of other models the index; later the cache is enough."""
     shutil.copytree(folder, tmp_path / "hub/owner/edit")

@@ -118,11 +118,11 @@ def test_input_may_be_the_output(run: Run, tmp_path: Path):
 
 def test_edits_in_turn_are_single_edits_one_after_the_other(run: Run, tmp_path: Path):
     edits = ["add a hat", "", "make it green"]
-    code, out, err = run(edit=edits, seed=5, resolution=100, gif="chain.gif")
+    code, out, err = run(edit=edits, seed=5, resolution=100, gif="chain.webp")
     assert code == 0, err
     settings = read_settings(tmp_path / "out.png")
     assert (settings["edit"], settings["seed"]) == (edits, 5)
-    assert "wrote 'chain.gif': 4 pictures" in out and "4/4" in err, "two edits of two steps"
+    assert "wrote 'chain.webp': 4 pictures" in out and "4/4" in err, "two edits of two steps"
     assert run(edit=edits[0], seed=5, resolution=100, output="a.png")[0] == 0
     assert read_settings(tmp_path / "a.png")["edit"] == edits[0]
     side = pixels(tmp_path / "a.png").shape[0]
@@ -152,8 +152,9 @@ def test_the_animation_goes_through_all_pictures(run: Run, tmp_path: Path):
             assert np.asarray(difference).mean() < 4, "but for the compression"
 
 
+@pytest.mark.slow
 def test_surprise_me_tries_several_and_shows_all(run: Run, tmp_path: Path):
-    code, out, err = run(edit=None, surprise_me=True, seed=5, gif="all.gif")
+    code, out, err = run(edit=None, surprise_me=True, seed=5, gif="all.webp")
     assert code == 0, err
     tried = read_settings(tmp_path / "out.png")["edit"]
     assert len(tried) == 5 and set(tried) <= set(PHOTOGRAPHS)
@@ -356,6 +357,7 @@ def test_help_says_every_default(script: str):
             assert values in text, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "heun"])
 def test_editing_imports_nothing_but_what_it_needs(
     model_files: tuple[Path, Path], tmp_path: Path, sampler: str

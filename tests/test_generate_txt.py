@@ -328,6 +328,7 @@ def test_concurrency_and_cost(tmp_path: Path, capsys: Capture) -> None:
     assert "2,400 tokens, $4.00" in capsys.readouterr().out  # 20 times 100 and 20 tokens
 
 
+@pytest.mark.slow
 def test_progress_on_a_terminal_of_100_columns(tmp_path: Path) -> None:
     captions = [f"{word} {i}" for word in ("a", *REASONS) for i in range(4)]
     with serving(delay=0.02) as server:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from waiting import DEADLINE
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
     ".",
@@ -48,7 +50,9 @@ def programs() -> list[str]:
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a terminal of 80 columns."""
     environment = {**os.environ, "COLUMNS": "80"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=DEADLINE
+    )
 
 
 def entries(text: str) -> dict[str, dict[str, str]]:
@@ -93,6 +97,7 @@ def problems(text: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", programs())
 def test_help(name: str) -> None:
     if name.endswith(".sh"):

@@ -12,7 +12,6 @@ import shutil
 import site
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,12 +32,12 @@ from ldm.pictures.safety import blurred
 from ldm.pictures.writing import read_settings, save_image
 from ldm.sampling.samplers import sampler_names
 from ldm.util import UserError
+from waiting import DEADLINE, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTING = ROOT / "hosting"
 EXAMPLE = ROOT / "imgs/example.jpg"
 PREDICTOR = "hosting/replicate/predict.py"
-START = 60.0  # seconds
 
 
 def load(path: Path) -> ModuleType:
@@ -70,18 +69,19 @@ def running(
         server = subprocess.Popen(command, cwd=folder, env=variables, stdout=output, stderr=output)
 
     def wait(address: str, words: bytes) -> None:
-        end, answer = time.monotonic() + START, b""
-        while words not in answer:
-            assert server.poll() is None and time.monotonic() < end, (answer, log.read_text())
-            time.sleep(0.1)
+        def answered() -> bool:
+            assert server.poll() is None, log.read_text()
             with suppress(OSError), urllib.request.urlopen(address, timeout=5) as response:
-                answer = response.read()
+                return words in response.read()
+            return False
+
+        wait_until(answered, f"{words!r} from {address}")
 
     try:
         yield wait
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(DEADLINE)
 
 
 # --- both ---
@@ -124,6 +124,7 @@ def test_the_card_starts_what_is_there(space: Path):
     assert len(head["short_description"]) <= 60, "the hub takes no more"
 
 
+@pytest.mark.slow
 def test_the_space_serves_the_page_with_its_own_files(space: Path, tmp_path: Path):
     port, log = free_port(), tmp_path / "space.log"
     # -S: without the packages' .pth files, one of which names the checkout that the tests run from.
@@ -234,6 +235,7 @@ def test_all_samplers_are_offered(replicate: ModuleType):
     assert sorted(replicate.DECLARED["sampler"].default.choices) == sampler_names()
 
 
+@pytest.mark.slow
 def test_cog_serves_it(replicate: ModuleType, tmp_path: Path):
     import cog
 
@@ -255,7 +257,7 @@ def test_cog_serves_it(replicate: ModuleType, tmp_path: Path):
         body = json.dumps({"input": {"prompt": "add sunglasses", "image": picture, **inputs}}).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{address}/predictions", body, headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
             return json.load(answer)
 
     with running(command, ROOT, log, **environment) as wait:

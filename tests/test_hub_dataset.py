@@ -197,6 +197,7 @@ def test_from_yaml_and_in_a_mix(folder: Path, tmp_path: Path) -> None:
     assert len(next(iter(DataLoader(data, batch_size=14, num_workers=1)))["edited"]) == 14
 
 
+@pytest.mark.slow
 def test_the_library_is_imported_when_it_is_used() -> None:
     code = (
         "import sys, ldm.data.hub, edit_dataset, ldm.data.mixed\n"
@@ -282,6 +283,7 @@ def run_open(tmp_path: Path, **environment: str) -> list[str]:
     return result.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_from_a_hub(folder: Path, tmp_path: Path) -> None:
     """Its own splits are told apart, all files of one are read, and what is not there is named."""
     rows, repository = rows_of(folder), tmp_path / "hub" / "owner" / "name"
@@ -297,6 +299,7 @@ def test_from_a_hub(folder: Path, tmp_path: Path) -> None:
     assert "dataset owner/no: cannot be read" in missing and "doesn't exist on the Hub" in missing
 
 
+@pytest.mark.slow
 def test_hub_out_of_reach(tmp_path: Path) -> None:
     for line in run_open(tmp_path, HF_HUB_OFFLINE="1"):
         assert (

@@ -79,6 +79,7 @@ def test_pictures_go_into_clip_and_dino_as_in_magicbrushs_script(
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_dino_files(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))

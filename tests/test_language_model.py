@@ -119,6 +119,7 @@ def _kept(caption: str, answer: str) -> EditPrompt | None:
         return None
 
 
+@pytest.mark.slow
 def test_chat_is_held_to_the_schema_and_what_is_kept_is_what_was_said(server: str) -> None:
     client = Recorder(model_at(server))
     triples = asked(client)
@@ -134,6 +135,7 @@ def test_chat_is_held_to_the_schema_and_what_is_kept_is_what_was_said(server: st
     assert usage.completion_tokens > 10 * len(CAPTIONS)
 
 
+@pytest.mark.slow
 def test_completions_go_on_with_the_published_format_to_its_stop(server: str) -> None:
     """Triples in the published format stand before each caption, in place of fine-tuning on them."""
     beginning = "\n\n".join(prompt_of(e.caption) + completion_of(e) for e in EXAMPLES[:4]) + "\n\n"
@@ -147,6 +149,7 @@ def test_completions_go_on_with_the_published_format_to_its_stop(server: str) ->
     assert 0 < client.model.usage.completion_tokens < len(CAPTIONS) * language_model.MAX_TOKENS
 
 
+@pytest.mark.slow
 def test_a_schema_that_the_server_cannot_hold_to_is_asked_for_once(
     server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +166,7 @@ def test_a_schema_that_the_server_cannot_hold_to_is_asked_for_once(
     assert any(EDIT_END in answer for answer in client.answers.values()), client.answers
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_cut_off_is_rejected(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language_model, "MAX_TOKENS", 4)  # too few for the keys of the JSON alone
     model = model_at(server)
@@ -172,12 +176,14 @@ def test_an_answer_that_is_cut_off_is_rejected(server: str, monkeypatch: pytest.
     assert asked(Recorder(model_at(server)), CAPTIONS[:1]) == [None]
 
 
+@pytest.mark.slow
 def test_an_unfit_caption_is_not_sent(server: str) -> None:
     client = Recorder(model_at(server))
     assert asked(client, ("", " \n ", "very " * 100 + "long", "a cat %% a dog")) == [None] * 4
     assert client.model.usage == Usage()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "key", "error", "expected"),
     [
@@ -202,6 +208,7 @@ def test_what_is_wrong_is_said_in_one_line_without_the_key(
     assert model.usage == Usage()
 
 
+@pytest.mark.slow
 def test_a_server_without_moderation_says_so(server: str) -> None:
     model, stranger = model_at(server), model_at(server, api_key=WRONG_KEY)
     with pytest.raises(NoSuchPlace, match="no such API: HTTP 404"):
@@ -210,6 +217,7 @@ def test_a_server_without_moderation_says_so(server: str) -> None:
         run(stranger, stranger.flagged(CAPTIONS))
 
 
+@pytest.mark.slow
 def test_a_name_and_password_in_the_address_are_not_shown(server: str) -> None:
     model = model_at(server.replace("//", "//user:secret-word@"))
     with pytest.raises(UserError, match=f"^{server} refuses the key: HTTP 401"):  # they go before the key

@@ -35,6 +35,7 @@ from ldm.weights.loading import save_safetensors
 from networks import edit_network
 from tiny_training import draw, write_dataset
 from training_runs import call
+from waiting import DEADLINE
 
 ALL = (1.0, 0.0, 0.0)
 RESOLUTION = 64
@@ -206,6 +207,7 @@ def content(folder: Path) -> dict[str, dict[str, list]]:
     return {name: {k: tensor.tolist() for k, tensor in file.items()} for name, file in files.items()}
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(model: Path, tmp_path: Path) -> None:
     """kill -9 costs the shard in flight; the same command keeps the others and ends with the same files."""
     dataset = write_dataset(tmp_path / "dataset", count=4, seeds=2)
@@ -216,7 +218,7 @@ def test_killed_and_run_again(model: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", KILLED_AT_THIRD_FILE, *line],
         env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
-        timeout=120,
+        timeout=DEADLINE,
     )
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()
     folder = dataset / "latents"

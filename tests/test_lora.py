@@ -168,6 +168,7 @@ def test_a_convolution_in_three_parts(model: LatentDiffusion, tmp_path: Path) ->
         ({"lora_alpha": 1.0, "alpha_pattern": {"conv1": ALPHA, "to_q": ALPHA}}, None),
     ],
 )
+@pytest.mark.slow
 def test_settings_beside_the_weights(
     model: LatentDiffusion, tmp_path: Path, settings: dict[str, object], scale: float | None
 ) -> None:
@@ -332,6 +333,7 @@ def write_with_peft(folder: Path, pipeline: Any, style: str) -> Path:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("style", ["peft", "settings", "kohya"])
+@pytest.mark.slow
 def test_diffusers_comes_to_the_same_weights(files: tuple[Path, Path], tmp_path: Path, style: str) -> None:
     pipelines = pytest.importorskip("diffusers").StableDiffusionInstructPix2PixPipeline
     pytest.importorskip("peft")

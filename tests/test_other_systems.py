@@ -27,8 +27,9 @@ ROOT = Path(__file__).parents[1]
 OTHER_SYSTEM = {"PYTHONPATH": str(Path(__file__).parent / "other_system")}
 EMBEDDED = ("--config", "configs/avatars/edit.yaml", "--device", "cpu")
 NOT_VALIDATED = "lightning.trainer.limit_val_batches=0"
-START, END = 180.0, 600.0  # seconds that a page or a program may take
+END = 600.0  # seconds that a program may take
 
+pytestmark = pytest.mark.slow
 on_each = pytest.mark.parametrize(
     "env",
     [
@@ -70,7 +71,7 @@ def test_an_edit(env: dict[str, str], tmp_path: Path) -> None:
 def test_an_edit_by_the_page(env: dict[str, str], tmp_path: Path) -> None:
     from gradio_client import Client, handle_file
 
-    with page_server(("edit_app.py", *EMBEDDED), ROOT, tmp_path / "log", START, **env) as (url, _):
+    with page_server(("edit_app.py", *EMBEDDED), ROOT, tmp_path / "log", **env) as (url, _):
         client = Client(url, download_files=tmp_path, verbose=False)
         picture = handle_file("imgs/example.jpg")
         path, settings = client.predict(picture, "add a hat", steps=2, api_name="/edit")

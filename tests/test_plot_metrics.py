@@ -211,6 +211,7 @@ def test_labels_axes_and_bars_are_in_the_picture(tmp_path: Path) -> None:
         assert f"<!-- {words} -->" in text, words
 
 
+@pytest.mark.slow
 def test_no_global_state_of_matplotlib_is_touched() -> None:
     program = (
         "import sys, metrics.plot_metrics as p; assert 'matplotlib' not in sys.modules\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +15,10 @@ from dataset_creation import generate_img_dataset
 from local_cluster import Cluster, running_cluster
 from pair_runs import PROMPTS, content, start, words_of, write_models, write_prompts
 from training_runs import call
+from waiting import DEADLINE, wait_until
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
-MANY = [{**prompt, "edit": f"{prompt['edit']} {i}"} for i in range(4) for prompt in PROMPTS]
+MANY = [{**prompt, "edit": f"{prompt['edit']} {i}"} for i in range(2) for prompt in PROMPTS]
 FILTERED = {"clip_dir_threshold": 0.0001, "max_out_samples": 1, "batch_size": 3}
 
 
@@ -28,18 +28,18 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.mark.slow
 def test_two_actors_of_which_one_is_killed(cluster: Cluster, tmp_path: Path) -> None:
     """The prompts of the dead one are done by others; the dataset is the one of a single process."""
     write_models(tmp_path)
     prompts = write_prompts(tmp_path / "prompts.jsonl", MANY)
-    alone = start(words_of(tmp_path, tmp_path / "alone", prompts, **FILTERED))
-    assert alone.wait(timeout=120) == 0, alone.communicate()[1]
+    alone = words_of(tmp_path, tmp_path / "alone", prompts, **FILTERED)
+    assert call(generate_img_dataset.main, *alone) == 0
 
     killed: list[int] = []
 
     def kill_one() -> None:
-        while not list((tmp_path / "ray").glob("[0-9]*")):
-            time.sleep(0.005)
+        wait_until(lambda: list((tmp_path / "ray").glob("[0-9]*")), "the first prompt")
         killed.extend(cluster.workers("PairActor")[:1])
         os.kill(killed[0], signal.SIGKILL)
 
@@ -49,7 +49,7 @@ def test_two_actors_of_which_one_is_killed(cluster: Cluster, tmp_path: Path) -> 
     killer = threading.Thread(target=kill_one)
     killer.start()
     process = start(words, env=cluster.env)
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=DEADLINE)
     killer.join()
     assert process.returncode == 0, errors
     assert len(killed) == 1
@@ -58,12 +58,13 @@ def test_two_actors_of_which_one_is_killed(cluster: Cluster, tmp_path: Path) -> 
     assert output.splitlines()[-1].startswith(f"{len(MANY)} prompts, {3 * len(MANY)} samples, ")
 
 
+@pytest.mark.slow
 def test_mistakes_of_an_actor_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     write_models(tmp_path)
     prompts = write_prompts(tmp_path / "prompts.jsonl")
     words = words_of(tmp_path, tmp_path / "out", prompts, ray=cluster.address, resolution=100)
     process = start(words, env=cluster.env)
-    errors = process.communicate(timeout=240)[1]
+    errors = process.communicate(timeout=DEADLINE)[1]
     assert process.returncode == 2, errors
     assert "error: resolution: expected a multiple of 32 pixels, got 100" in errors.splitlines()
 

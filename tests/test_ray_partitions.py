@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +19,7 @@ from faulty_server import KEY, MODEL, REASONS, LanguageServer, expected, serving
 from local_cluster import Cluster, running_cluster
 from training_runs import call
 from triple_runs import SCRIPT, captions_file, plain_captions, quick, read_lines
+from waiting import DEADLINE, wait_until
 
 pytestmark = [
     pytest.mark.usefixtures(quick.__name__),
@@ -49,7 +49,7 @@ def run(cluster: Cluster, server: LanguageServer, *words: str) -> tuple[int, lis
         capture_output=True,
         text=True,
         env={**os.environ, "OPENAI_API_KEY": KEY, **cluster.env},
-        timeout=120,
+        timeout=DEADLINE,
     )
     return process.returncode, process.stdout.splitlines(), process.stderr.splitlines()
 
@@ -59,13 +59,13 @@ def work_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed(cluster: Cluster, tmp_path: Path) -> None:
     """Its partition is begun again and goes on; all together is what one process gives."""
     killed: list[int] = []
 
     def kill_one() -> None:
-        while server.answers < 12:
-            time.sleep(0.01)
+        wait_until(lambda: server.answers >= 12, "twelve answers")
         killed.extend(cluster.workers("_run")[:1])
         os.kill(killed[0], signal.SIGKILL)
 
@@ -94,6 +94,7 @@ def test_a_worker_that_is_killed(cluster: Cluster, tmp_path: Path) -> None:
         assert not file.is_file() or KEY.encode() not in file.read_bytes(), f"the key is in {file}"
 
 
+@pytest.mark.slow
 def test_mistakes_of_a_task_are_one_line(cluster: Cluster) -> None:
     with serving(moderation=False) as server:
         code, _, errors = run(cluster, server)

@@ -322,6 +322,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder)  # a gigabyte of checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.text[:90])
 def test_command(workplace: Path, command: Command) -> None:
     row = row_of(command)

@@ -12,13 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 import edit_app
 import edit_cli
-from app_server import App, button, downloaded, field, finishing, steps_of, upload
+from app_server import (
+    App,
+    button,
+    client_of,
+    downloaded,
+    field,
+    finishing,
+    generated_and_watched,
+    steps_of,
+    upload,
+)
 from app_server import edit_app as running_app
 from flagged_picture import flagged_picture
 from ldm.app.engine import Edit, Engine
@@ -70,6 +80,7 @@ def test_photographs_drawings_and_noise_are_safe(checker: SafetyChecker) -> None
     assert shown == pictures
 
 
+@pytest.mark.slow
 def test_many_equal_one_at_a_time(checker: SafetyChecker) -> None:
     flagged = pixels(flagged_picture())
     pictures = [Image.fromarray((flagged * share).astype(np.uint8)) for share in np.linspace(0, 1, BATCH + 2)]
@@ -182,6 +193,7 @@ def test_a_chain_goes_on_from_the_picture_and_shows_the_blur(run: Run, tmp_path:
             assert abs(pixels(animation.convert("RGB")) - pixels(still)).mean() < 4, "but for compression"
 
 
+@pytest.mark.slow
 def test_surprises_are_checked_one_by_one(run: Run, checker: SafetyChecker, tmp_path: Path) -> None:
     run("--surprise-me", "--output", "plain.png")
     printed = run("--surprise-me", "--output", "out.png", "--safety-checker")
@@ -233,6 +245,7 @@ def shown(page: Page, place: str) -> Image.Image:
     return Image.open(io.BytesIO(page.request.get(source).body()))
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_blur_everywhere_and_says_why(
     open_page: Callable[[str], Page], served: App, tmp_path: Path
 ) -> None:
@@ -276,20 +289,21 @@ def test_the_page_shows_the_blur_everywhere_and_says_why(
     expect(warning).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_the_page_previews_only_a_blur(open_page: Callable[[str], Page]) -> None:
     page = open_page("en-US")
-    steps_of(page).fill("100")
-    button(page, "Generate").click()
-    preview = page.locator(".previews img")
-    expect(preview).to_have_attribute("src", re.compile("^data:image/png"))
-    picture = Image.open(io.BytesIO(base64.b64decode(preview.get_attribute("src").partition(",")[2])))
+    steps_of(page).fill("20")
+    _, previews = generated_and_watched(page, "Generate")
+    preview, *_ = previews[0]
+    assert preview.startswith("data:image/png")
+    picture = Image.open(io.BytesIO(base64.b64decode(preview.partition(",")[2])))
     assert min(picture.size) > 2 * CELLS
     # Of rank 5 but for rounding: a matrix [H, 5] times one of [5, W] is all that is left of a channel.
     rest = np.linalg.svd(pixels(picture).transpose(2, 0, 1), compute_uv=False)[:, CELLS:]  # [3, 11]
     assert rest.max() < 5
-    button(page, "Cancel").click()
 
 
+@pytest.mark.slow
 def test_the_page_says_so_in_japanese(open_page: Callable[[str], Page]) -> None:
     page = open_page("ja-JP")
     expect(page.get_by_text("性的と判定されたものにはぼかしがかかります")).to_be_visible()
@@ -304,8 +318,9 @@ def test_the_page_says_so_in_japanese(open_page: Callable[[str], Page]) -> None:
     assert (pixels(shown(page, ".results .picture img")) == pixels(blurred(flagged_picture()))).all()
 
 
+@pytest.mark.slow
 def test_the_api_gives_the_blur_and_the_score(served: App, tmp_path: Path) -> None:
-    client = Client(served.url, verbose=False, download_files=str(tmp_path))
+    client = client_of(served, tmp_path)
     save_image(flagged_picture(), tmp_path / "in.png")
     picture = handle_file(str(tmp_path / "in.png"))
     path, used = client.predict(picture, "", api_name="/edit")

@@ -211,6 +211,7 @@ def test_unknown_sampler_is_one_line(sigmas: Tensor) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_default_sampler_does_not_import_k_diffusion() -> None:
     program = f"""
 import sys, torch

@@ -165,6 +165,7 @@ def test_unknown_parameters_are_refused() -> None:
 # --- What it imports ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_encoding_needs_neither_transformers_nor_open_clip() -> None:
     code = (
         "import sys; from ldm.modules.encoders.modules import FrozenCLIPEmbedder as E\n"

@@ -58,6 +58,7 @@ def test_autoencoder_run(project: Project) -> None:
 # --- The edit model -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_edit_run(project: Project, edit_run: Path) -> None:
     """UNet and text encoder learn, the autoencoder stays, and the average follows each step."""
     checkpoint = saved(edit_run)
@@ -76,6 +77,7 @@ def test_edit_run(project: Project, edit_run: Path) -> None:
         assert grid.size == (4 * 128, 2 * 128)  # before, instruction, after and sample of two examples
 
 
+@pytest.mark.slow
 def test_a_training_makes_a_model_that_edits(project: Project, edit_run: Path, tmp_path: Path) -> None:
     """Its file loads with the averaged weights, and edit_cli.py makes a picture with it."""
     model = load_model(project.config("edit"), edit_run)
@@ -102,6 +104,7 @@ def test_a_training_makes_a_model_that_edits(project: Project, edit_run: Path, t
     assert read_settings(output)["ckpt"] == "last.ckpt"
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on(project: Project) -> None:
     assert project.train("edit", run="resumed") == 0
     first = saved(project.last("edit_resumed"))
@@ -121,6 +124,7 @@ def test_the_same_command_goes_on(project: Project) -> None:
     assert not differences(second["state_dict"], third["state_dict"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["folder", "checkpoint"])
 def test_resuming_by_name(project: Project, edit_run: Path, what: str, tmp_path: Path) -> None:
     """``--resume`` takes a run's folder or one of its checkpoints, and needs no other config."""
@@ -135,6 +139,7 @@ def test_resuming_by_name(project: Project, edit_run: Path, what: str, tmp_path:
     assert saved(run / "checkpoints" / "last.ckpt")["global_step"] == STEPS + 1
 
 
+@pytest.mark.slow
 def test_interrupt_loses_nothing(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     """Ctrl-C between two checkpoints saves the step, exits with 130, and the same command goes on."""
     handler = signal.getsignal(signal.SIGINT)
@@ -149,6 +154,7 @@ def test_interrupt_loses_nothing(project: Project, capsys: pytest.CaptureFixture
     assert saved(project.last("edit_stopped"))["global_step"] == STEPS
 
 
+@pytest.mark.slow
 def test_training_ends_with_a_checkpoint(project: Project) -> None:
     """Also where the last step is not one that is saved."""
     every = "lightning.modelcheckpoint.params.every_n_train_steps=2"
@@ -156,6 +162,7 @@ def test_training_ends_with_a_checkpoint(project: Project) -> None:
     assert saved(project.last("cached_odd"))["global_step"] == 3
 
 
+@pytest.mark.slow
 def test_validating_more_rarely_than_once_an_epoch(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,22 +189,23 @@ def edit_loss(network: LatentDiffusion, config: Any) -> float:
     return torch.stack(losses).mean().item()
 
 
+@pytest.mark.slow
 def test_overfitting_four_pairs(project: Project) -> None:
     """Trained on the latent cache, the loss falls far below that of a network that predicts no noise."""
     config = OmegaConf.load(project.config("cached"))
     network = instantiate_from_config(config.model).eval()
     load_autoencoder(network.first_stage_model, project.autoencoder)
     assert edit_loss(network, config) == pytest.approx(1.0, abs=0.05)
-    words = ("max_epochs=150", "max_steps=150", "check_val_every_n_epoch=1000")
+    words = ("max_epochs=60", "max_steps=60", "check_val_every_n_epoch=1000")
     assert (
         project.train(
             "cached",
             *(f"lightning.trainer.{word}" for word in words),
             "lightning.callbacks.image_logger.params.batch_frequency=1000",
-            "lightning.modelcheckpoint.params.every_n_train_steps=150",
+            "lightning.modelcheckpoint.params.every_n_train_steps=60",
             run="overfit",
         )
         == 0
     )
     load_for_training(network, project.last("cached_overfit"))
-    assert edit_loss(network, config) < 0.45
+    assert edit_loss(network, config) < 0.55

@@ -7,8 +7,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from email.utils import formatdate
 from itertools import pairwise
 from pathlib import Path
@@ -32,19 +33,14 @@ from faulty_server import (
     serving,
 )
 from ldm.util import UserError
+from signal_after import LINE, signal_after
 from triple_runs import TripleRun, plain_captions, quick, read_lines
+from waiting import DEADLINE, wait_until
 
 pytestmark = pytest.mark.usefixtures(quick.__name__)
 MIXED = [*plain_captions(14), *(f"{word} thing" for word in REASONS)]
 NOW = Fault(429, headers={"Retry-After": "0.05"})
 Capture = pytest.CaptureFixture[str]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.01)
 
 
 def last_line(capsys: Capture) -> str:
@@ -84,6 +80,7 @@ def test_every_first_request_fails(tmp_path: Path, fault: str, api: str) -> None
     run.assert_complete(MIXED)
 
 
+@pytest.mark.slow
 def test_all_faults_one_after_the_other(tmp_path: Path) -> None:
     """Differently for each caption, and more often than the client repeats by itself."""
     kinds = [NOW, ERROR, DROP, HALF, GARBAGE, Fault(503), Fault(408), Fault(409), Fault(delay=0.1)]
@@ -109,15 +106,17 @@ def test_moderation_fails_for_a_while(tmp_path: Path) -> None:
     run.assert_complete(MIXED)
 
 
+@pytest.mark.slow
 def test_retry_after_is_honoured(tmp_path: Path) -> None:
     """Measured at the server: by the client, twice, and for longer pauses than it makes by the run."""
     captions = plain_captions(4)
     with serving({captions[0]: [BUSY, BUSY]}) as server:
         assert TripleRun(tmp_path, server, captions).call() == 0
         times = [asked.time for asked in server.about(captions[0], "chat")]
-    assert len(times) == 3 and all(0.99 <= after - before < 4 for before, after in pairwise(times))
+    assert len(times) == 3 and all(0.99 <= after - before < 60 for before, after in pairwise(times))
 
 
+@pytest.mark.slow
 def test_retry_after_beyond_what_the_client_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -140,7 +139,7 @@ def test_retry_after_beyond_what_the_client_waits(
 def test_retry_after_as_seconds_and_as_a_date() -> None:
     assert [retry_after({"retry-after": value}) for value in ("7", "0.5", "-3", "soon")] == [7, 0.5, 0, 0]
     assert retry_after({}) == 0 and retry_after({"retry-after": "nan"}) == 0
-    assert 290 < retry_after({"retry-after": formatdate(time.time() + 300, usegmt=True)}) <= 300
+    assert 200 < retry_after({"retry-after": formatdate(time.time() + 300, usegmt=True)}) <= 300
     assert retry_after({"retry-after": formatdate(time.time() - 300, usegmt=True)}) == 0
 
 
@@ -161,6 +160,7 @@ FOREVER = {
 
 
 @pytest.mark.parametrize("name", FOREVER)
+@pytest.mark.slow
 def test_errors_for_long_end_the_run_and_it_goes_on_later(tmp_path: Path, capsys: Capture, name: str) -> None:
     fault, message = FOREVER[name]
     captions = [*MIXED, *plain_captions(30)[14:]]
@@ -187,6 +187,7 @@ def test_no_server_at_the_start(tmp_path: Path, capsys: Capture) -> None:
     assert "does not answer" in last_line(capsys)
 
 
+@pytest.mark.slow
 def test_one_caption_that_the_server_cannot_take(tmp_path: Path, capsys: Capture) -> None:
     """The others are done; it is named as unanswered, and asked for again by the next run."""
     captions = plain_captions(24)
@@ -216,53 +217,62 @@ def test_a_prompt_that_the_server_filters(tmp_path: Path) -> None:
 # --- The process ends ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def slow(tmp_path: Path) -> Iterator[TripleRun]:
-    """A run of which a process does some 60 captions a second."""
-    with serving(delay=0.03) as server:
-        yield TripleRun(tmp_path, server, [*MIXED, *plain_captions(60)[14:]])
+MANY = [*MIXED, *plain_captions(60)[14:]]
 
 
-def stop_after(run: TripleRun, answers: int, number: int, *words: object) -> tuple[int, str]:
-    """Start the program, send it a signal after so many answers; returns its exit code and errors."""
-    process = run.start("--concurrency", 4, *words)
-    goal = run.server.answers + answers
-    wait_for(lambda: run.server.answers >= goal or process.poll() is not None)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+def stop_after(run: TripleRun, lines: int, number: int) -> tuple[int, str]:
+    """Run the program in a process that a signal meets after so many lines; its exit code and errors."""
+    process = run.start("--concurrency", 4, launcher=signal_after(LINE, lines, number))
+    _, errors = process.communicate(timeout=DEADLINE)
     return process.returncode, errors
 
 
-def test_kill_9_again_and_again(slow: TripleRun) -> None:
-    done = 0
-    for answers in (1, 20):
-        code, _ = stop_after(slow, answers, signal.SIGKILL)
-        assert code == -signal.SIGKILL
-        assert_sound(slow)
-        assert done <= (done := len(slow.triples()))
-    assert 5 < done < 60
-    assert slow.call("--concurrency", 4) == 0
-    slow.assert_complete([*MIXED, *plain_captions(60)[14:]])
-    assert slow.server.answers <= 70 + 2 * 4, "each end costs no more than was being asked"
+@pytest.mark.slow
+def test_kill_9_again_and_again(tmp_path: Path) -> None:
+    with serving() as server:
+        run = TripleRun(tmp_path, server, MANY)
+        for lines in (2, 20):  # the first of all are settings
+            code, _ = stop_after(run, lines, signal.SIGKILL)
+            assert code == -signal.SIGKILL
+            assert_sound(run)
+        assert len(run.triples()) + len(run.rejected()) == 1 + 20 and len(run.triples()) > 5
+        assert run.call("--concurrency", 4) == 0
+        run.assert_complete(MANY)
+        assert server.answers <= len(MANY) + 2 * 4, "each end costs no more than was being asked"
 
 
-def test_ctrl_c(slow: TripleRun) -> None:
-    code, errors = stop_after(slow, 20, signal.SIGINT)
-    assert code == 130 and errors.endswith("interrupted\n") and "Traceback" not in errors
-    assert "accepted " in errors and 0 < len(slow.triples()) < 60
-    assert slow.call("--concurrency", 4) == 0
-    slow.assert_complete([*MIXED, *plain_captions(60)[14:]])
+@pytest.mark.slow
+def test_ctrl_c(tmp_path: Path) -> None:
+    with serving() as server:
+        run = TripleRun(tmp_path, server, MANY)
+        code, errors = stop_after(run, 20, signal.SIGINT)
+        assert code == 130 and errors.endswith("interrupted\n") and "Traceback" not in errors
+        assert "accepted " in errors and 0 < len(run.triples()) < 60
+        assert run.call("--concurrency", 4) == 0
+        run.assert_complete(MANY)
 
 
-def test_two_processes_on_one_file(slow: TripleRun, capsys: Capture) -> None:
-    process = slow.start("--concurrency", 4)
-    wait_for(lambda: slow.server.answers >= 3)
-    for words in ((), ("--moderation", "off")):  # other settings make no difference to that
-        assert slow.call(*words) == 2
-        assert last_line(capsys) == f"error: {slow.output}: another process is writing this file"
-    process.communicate(timeout=30)
-    assert process.returncode == 0
-    slow.assert_complete([*MIXED, *plain_captions(60)[14:]])
+@pytest.mark.slow
+def test_two_processes_on_one_file(tmp_path: Path, capsys: Capture) -> None:
+    refused = threading.Event()
+
+    class Holding(LanguageServer):
+        def fault(self, api: str, caption: str) -> Fault | None:
+            if self.answers >= 3:
+                refused.wait(DEADLINE)
+            return super().fault(api, caption)
+
+    with serving(kind=Holding) as server:
+        run = TripleRun(tmp_path, server, MANY)
+        process = run.start("--concurrency", 4)
+        wait_until(lambda: server.answers >= 3 or process.poll() is not None, "three answers")
+        for words in ((), ("--moderation", "off")):  # other settings make no difference to that
+            assert run.call(*words) == 2
+            assert last_line(capsys) == f"error: {run.output}: another process is writing this file"
+        refused.set()
+        process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0
+    run.assert_complete(MANY)
 
 
 # --- The disk is full ---------------------------------------------------------------------------------------
@@ -280,6 +290,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_full_disk(tmp_path: Path, small_disk: Path, capsys: Capture) -> None:
     captions = [*MIXED, *(f"a dog on a long sofa {'very ' * 30} {i}" for i in range(120))]
     with serving() as server:
@@ -297,6 +308,7 @@ def test_full_disk(tmp_path: Path, small_disk: Path, capsys: Capture) -> None:
     run.assert_complete(" ".join(caption.split()) for caption in captions)
 
 
+@pytest.mark.slow
 def test_files_may_not_grow(tmp_path: Path) -> None:
     """The same by a limit on the size of files, which takes part of the line that reaches it."""
     captions = plain_captions(120)
@@ -305,7 +317,7 @@ def test_files_may_not_grow(tmp_path: Path) -> None:
     with serving() as server:
         run = TripleRun(tmp_path, server, captions)
         process = run.start(launcher=(sys.executable, "-c", code), HF_HOME=str(tmp_path / "home"))
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=DEADLINE)
         assert process.returncode == 2 and "Traceback" not in errors
         assert f"cannot write {run.output}: File too large" in errors
         assert 9000 < run.output.stat().st_size < 9999

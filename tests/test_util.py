@@ -99,6 +99,7 @@ def test_bugs_keep_their_traceback() -> None:
         ("dataset_creation/avatars/train_clip.py x --out x", "open_clip", "metrics"),
     ],
 )
+@pytest.mark.slow
 def test_a_package_of_an_extra_that_is_not_installed(words: str, package: str, extra: str) -> None:
     program, *options = words.split()
     script = (

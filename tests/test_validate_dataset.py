@@ -191,6 +191,7 @@ def write_rows(file: Path, dataset: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_parquet(dataset: Path, tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.parquet", dataset)
     columns = [
@@ -222,6 +223,7 @@ def test_parquet(dataset: Path, tmp_path: Path) -> None:
 # --- The command --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_exit_codes_and_the_sheet(
     dataset: Path,
     tmp_path: Path,
