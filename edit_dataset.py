@@ -99,7 +99,7 @@ class EditDatasetEval(Dataset):
         picture = read_picture(before).resize((self.res, self.res), Image.Resampling.LANCZOS)
         return {
             "image_0": to_tensor(picture)[0],
-            "input_prompt": prompt.input,
+            "input_prompt": prompt.caption,
             "edit": prompt.edit,
             "output_prompt": prompt.output,
         }

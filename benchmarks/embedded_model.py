@@ -63,7 +63,7 @@ class SetResult:
 
     def kinds(self) -> dict[str, Averages]:
         """Averages of the model for every kind of edit."""
-        kinds = [edit_kind(prompt.input, prompt.output) for prompt in self.pairs.prompts]
+        kinds = [edit_kind(prompt.caption, prompt.output) for prompt in self.pairs.prompts]
         rows = {kind: torch.tensor([k == kind for k in kinds]) for kind in sorted(set(kinds))}
         return {kind: self.scores["model"].averages(chosen) for kind, chosen in rows.items()}
 

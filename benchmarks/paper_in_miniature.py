@@ -188,7 +188,7 @@ def write_triples(args: argparse.Namespace) -> None:
         raise UserError(f"--prompts: expected at most {len(examples)} with these --identities")
     chosen = random.Random(args.seed).sample(examples, args.prompts)
     prompts = [read_prompt(example.folder) for example in chosen]
-    lines = [json.dumps({"input": p.input, "edit": p.edit, "output": p.output}) + "\n" for p in prompts]
+    lines = [json.dumps({"input": p.caption, "edit": p.edit, "output": p.output}) + "\n" for p in prompts]
     with replacing(args.out / "triples.jsonl") as part:
         part.write_text("".join(lines))
 

@@ -223,10 +223,10 @@ def main() -> None:
     from dataset_creation.pairs.clip_filter import Thresholds
     from dataset_creation.pairs.folder import PairFolder
     from dataset_creation.pairs.maker import MakerOptions
-    from dataset_creation.pairs.prompts import read_replay, read_triples
+    from dataset_creation.pairs.prompts import read_source
     from dataset_creation.pairs.sampler import Ranges
 
-    source = read_replay(args.replay) if args.replay else read_triples(args.prompts_file)
+    source = read_source(args.replay or args.prompts_file, replay=bool(args.replay))
     maker = MakerOptions(
         config=args.config,
         ckpt=args.ckpt,

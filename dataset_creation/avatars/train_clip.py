@@ -63,7 +63,7 @@ def read_pictures(examples: list[Example]) -> Pictures:
         prompt = read_prompt(example.folder)
         for seed in example.seeds:
             before, after = pair_paths(example.folder, seed)
-            for file, caption in ((before, prompt.input), (after, prompt.output)):
+            for file, caption in ((before, prompt.caption), (after, prompt.output)):
                 content = file.read_bytes()
                 if content not in rows:
                     rows[content] = len(rows)

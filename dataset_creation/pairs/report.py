@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dataset_creation.pairs.maker import MadePrompt, MakerOptions, reasons
 from ldm.files import replacing
-from ldm.util import UserError
 
 SIMILARITIES = {
     "clip_sim_0": "picture 0 and caption 0",
@@ -54,7 +53,7 @@ class Report:
     histograms: dict[str, list[int]] = field(default_factory=lambda: {n: [0] * BINS for n in SIMILARITIES})
 
     def add(self, line: dict[str, Any]) -> None:
-        """Count a prompt by its line of `Samples`."""
+        """Count a prompt by its line of ``samples.jsonl``."""
         self.prompts += 1
         self.samples += line["samples"]
         self.kept += line["kept"]
@@ -106,56 +105,8 @@ class Report:
         return sheet
 
 
-class Samples:
-    """The file with a line for every finished prompt, which one process at a time writes.
-
-    Args:
-        file: its path; made when the first line is written.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def lines(self) -> dict[int, dict[str, Any]]:
-        """Lines by the number of their prompt; the last one of each, without one that was cut off."""
-        try:
-            content = self.file.read_bytes()
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise UserError(f"cannot read {self.file}: {error.strerror}") from error
-        found = {}
-        for text in content.splitlines():
-            try:
-                line = json.loads(text)
-                found[line["prompt"]] = line
-            except (ValueError, KeyError, TypeError):
-                continue
-        return found
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Add the line of a prompt.
-
-        Raises:
-            UserError: it cannot be written.
-        """
-        try:
-            with open(self.file, "ab") as file:
-                start = b"\n" if file.tell() and not self._ends_well() else b""
-                file.write(start + json.dumps(line).encode() + b"\n")
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.file}: {error.strerror}; nothing is lost, the same command goes on"
-            ) from error
-
-    def _ends_well(self) -> bool:
-        with open(self.file, "rb") as file:
-            file.seek(-1, 2)
-            return file.read() == b"\n"
-
-
 def line_of(made: MadePrompt, options: MakerOptions, seconds: float) -> dict[str, Any]:
-    """What `Samples` and `Report` note of a prompt."""
+    """What ``samples.jsonl`` and `Report` note of a prompt."""
     found = [reasons(sample, options) for sample in made.samples]
     rated = [asdict(sample.similarities) for sample in made.samples if sample.similarities]
     return {

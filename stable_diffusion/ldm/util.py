@@ -125,9 +125,12 @@ def reject_unknown(target: str, factory: Callable[..., Any], params: Mapping[str
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, in one line; `datasets` says no more than that something did while it copied rows."""
+    """What went wrong, in one line; of a file that cannot be used, in the system's words."""
+    # `datasets` says no more than that something went wrong while it copied rows.
     while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
         error = error.__cause__
+    if getattr(error, "strerror", None):
+        return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -60,5 +60,5 @@ class CachedCaptionDataset(CachedEditDataset):
         prompt = read_prompt(folder)
         return {
             "image": self._pictures.read("values", row, mirrored).float(),  # [2 z, h, w]
-            "caption": "" if emptied else (prompt.input, prompt.output)[side],
+            "caption": "" if emptied else (prompt.caption, prompt.output)[side],
         }
