@@ -209,8 +209,7 @@ def rated(models: Path, folder: Path, method: Copying, **options: bool) -> list[
     samples = EvalSamples(str(DATASET), "train", 4, 64, seed=1)
     clip = ClipSimilarity(str(models / "clip.json"), weights=models / "clip.safetensors")
     with JsonLines(folder / "a.samples.jsonl", {}) as results:
-        Evaluation(method, samples, [Setting(7.5, 1.5)], clip, folder, 0, 3, **options).run(results)
-        return rows
+        return Evaluation(method, samples, [Setting(7.5, 1.5)], clip, folder, 0, 3, **options).run(results)
 
 
 def test_copying_keeps_everything_and_changes_nothing(models: Path, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""From a pair of pictures and an instruction to a training example, the published way.
+"""Datasets of a split, and how a pair of pictures becomes a training example, the published way.
 
 What is random is drawn from torch's global generator, in the published order: size, crop, flip.
 """
@@ -6,11 +6,14 @@ What is random is drawn from torch's global generator, in the published order: s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
+from ldm.data.formats import SHARES, Example, read_examples, split_examples
 from ldm.pictures.fitting import to_tensor
 from ldm.util import UserError
 
@@ -46,8 +49,7 @@ class PairTransform:
                 "dataset: expected crop_res <= min_resize_res <= max_resize_res (of crop_res the shorter "
                 f"side), got {crop_res}, {min_resize_res}, {max_resize_res}"
             )
-        if not (isinstance(flip_prob, int | float) and 0 <= flip_prob <= 1):
-            raise UserError(f"dataset: expected flip_prob from 0 to 1, got {flip_prob!r}")
+        check_share("flip_prob", flip_prob)
         self.min_resize_res, self.max_resize_res = min_resize_res, max_resize_res
         self.flip_prob = flip_prob
 
@@ -99,3 +101,72 @@ def crop_sides(crop_res: int | Sequence[int]) -> tuple[int, int]:
             f"got {crop_res!r}"
         )
     return sides[0], sides[1]
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise `UserError` for what is no share of the examples."""
+    if not (isinstance(value, int | float) and 0 <= value <= 1):
+        raise UserError(f"dataset: expected {name} from 0 to 1, got {value!r}")
+
+
+def draw_seed(example: Example) -> int:
+    """Which of the example's seeds, by its place, is drawn by torch's global generator."""
+    return int(torch.randint(len(example.seeds), ()))
+
+
+@dataclass(eq=False, repr=False)
+class SplitDataset(Dataset):
+    """The examples of a split, in the published layout.
+
+    Args:
+        path: dataset folder (see `ldm.data.formats`).
+        split: train, val or test.
+        splits: shares of the three, by index over the sorted examples.
+    """
+
+    path: str
+    split: str = "train"
+    splits: Sequence[float] = SHARES
+
+    def __post_init__(self) -> None:
+        split_examples((), self.split, self.splits)  # a mistake in them is told before the files are read
+        self.examples = split_examples(self.read_all(), self.split, self.splits)
+
+    def read_all(self) -> Sequence[Any]:
+        """The examples of all splits."""
+        return read_examples(self.path)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+@dataclass(eq=False, repr=False)
+class PairDataset(SplitDataset):
+    """Training pairs: ``{edited, edit: {c_concat, c_crossattn}}``, pictures [3, height, width] in [-1, 1].
+
+    Args:
+        path, split, splits: as for `SplitDataset`.
+        min_resize_res, max_resize_res: pictures are resized to a square of a size drawn between these.
+        crop_res: then cropped to a square of this size, both pictures of a pair alike; [height, width] gives
+            any other shape, with the resizing that `PairTransform` describes.
+        flip_prob: chance that both are mirrored.
+    """
+
+    min_resize_res: int = 256
+    max_resize_res: int = 256
+    crop_res: int | Sequence[int] = 256
+    flip_prob: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.transform = PairTransform(
+            self.min_resize_res, self.max_resize_res, self.crop_res, self.flip_prob
+        )
+        self.crop_res = self.transform.crop_res
+        super().__post_init__()
+
+    def read(self, example: Any) -> tuple[Image.Image, Image.Image, str]:
+        """Pictures before and after, and the instruction."""
+        raise NotImplementedError
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self.transform(*self.read(self.examples[i]))
