@@ -97,7 +97,7 @@ class HubEditDataset(PairDataset):
     Args:
         path, hub_split, revision, cache_dir: see `HubRows`.
         split, splits: train, val or test, and the shares of the three by index over the rows.
-        min_resize_res, max_resize_res, crop_res, flip_prob: see `PairTransform`.
+        min_resize_res, max_resize_res, crop_res, flip_prob: see `PairDataset`.
         before_column, edit_column, after_column: columns of the two pictures and of the instruction.
     """
 

@@ -20,38 +20,69 @@ from ldm.util import UserError
 PIXELS_PER_LATENT = 8  # of the autoencoder: the least that both sides of a picture are multiples of
 
 
-class PairTransform:
-    """Resizes, crops and mirrors both pictures of a pair alike.
-
-    A square crop is cut from pictures resized to a square, whatever their proportions, as published. Any
-    other crop is cut from pictures that keep their proportions: the first is scaled until it just covers the
-    rectangle that has the crop's proportions and the drawn size as its shorter side; the second is resized to
-    the same size in pixels.
+@dataclass(eq=False, repr=False)
+class SplitDataset(Dataset):
+    """The examples of a split, in the published layout.
 
     Args:
+        path: dataset folder (see `ldm.data.formats`).
+        split: train, val or test.
+        splits: shares of the three, by index over the sorted examples.
+    """
+
+    path: str
+    split: str = "train"
+    splits: Sequence[float] = SHARES
+
+    def __post_init__(self) -> None:
+        split_examples((), self.split, self.splits)  # a mistake in them is told before the files are read
+        self.examples = split_examples(self.read_all(), self.split, self.splits)
+
+    def read_all(self) -> Sequence[Any]:
+        """The examples of all splits."""
+        return read_examples(self.path)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+@dataclass(eq=False, repr=False)
+class PairDataset(SplitDataset):
+    """Training pairs: ``{edited, edit: {c_concat, c_crossattn}}``, pictures [3, height, width] in [-1, 1].
+
+    Both pictures of a pair are resized, cropped and mirrored alike. A square crop is cut from pictures
+    resized to a square, whatever their proportions, as published. Any other crop is cut from pictures that
+    keep their proportions: the first is scaled until it just covers the rectangle that has the crop's
+    proportions and the drawn size as its shorter side; the second is resized to the same size in pixels.
+
+    Args:
+        path, split, splits: as for `SplitDataset`.
         min_resize_res, max_resize_res: the size is drawn between these, both included.
         crop_res: sides of the crop, one number for a square or [height, width]; multiples of 8, the shorter
             one at most `min_resize_res`.
         flip_prob: chance that both pictures are mirrored.
     """
 
-    def __init__(
-        self,
-        min_resize_res: int = 256,
-        max_resize_res: int = 256,
-        crop_res: int | Sequence[int] = 256,
-        flip_prob: float = 0.0,
-    ) -> None:
-        self.crop_res = crop_sides(crop_res)
-        whole = all(isinstance(size, int) for size in (min_resize_res, max_resize_res))
-        if not (whole and min(self.crop_res) <= min_resize_res <= max_resize_res):
+    min_resize_res: int = 256
+    max_resize_res: int = 256
+    crop_res: int | Sequence[int] = 256
+    flip_prob: float = 0.0
+
+    def __post_init__(self) -> None:
+        sides, sizes = crop_sides(self.crop_res), (self.min_resize_res, self.max_resize_res)
+        whole = all(isinstance(size, int) for size in sizes)
+        if not (whole and min(sides) <= self.min_resize_res <= self.max_resize_res):
             raise UserError(
                 "dataset: expected crop_res <= min_resize_res <= max_resize_res (of crop_res the shorter "
-                f"side), got {crop_res}, {min_resize_res}, {max_resize_res}"
+                f"side), got {self.crop_res}, {self.min_resize_res}, {self.max_resize_res}"
             )
-        check_share("flip_prob", flip_prob)
-        self.min_resize_res, self.max_resize_res = min_resize_res, max_resize_res
-        self.flip_prob = flip_prob
+        check_share("flip_prob", self.flip_prob)
+        self.crop_res = sides
+        super().__post_init__()
+
+    def read(self, example: Any) -> tuple[Image.Image, Image.Image, str]:
+        """RGB pictures before and after, and the instruction."""
+        raise NotImplementedError
 
     def resized_sides(self, image: Image.Image, size: int) -> tuple[int, int]:
         """Height and width that `image` is resized to before the crop, for a drawn `size`."""
@@ -62,13 +93,8 @@ class PairTransform:
         factor = max(height * scale / image.height, width * scale / image.width)
         return max(height, round(image.height * factor)), max(width, round(image.width * factor))
 
-    def __call__(self, before: Image.Image, after: Image.Image, instruction: str) -> dict[str, Any]:
-        """Make the training example of a pair of RGB pictures.
-
-        Returns:
-            ``{edited, edit: {c_concat, c_crossattn}}``: the picture after and the one before, each
-            [3, height, width] in [-1, 1], and the instruction.
-        """
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        before, after, instruction = self.read(self.examples[i])
         height, width = self.crop_res
         size = int(torch.randint(self.min_resize_res, self.max_resize_res + 1, ()))
         sides = self.resized_sides(before, size)
@@ -112,61 +138,3 @@ def check_share(name: str, value: float) -> None:
 def draw_seed(example: Example) -> int:
     """Which of the example's seeds, by its place, is drawn by torch's global generator."""
     return int(torch.randint(len(example.seeds), ()))
-
-
-@dataclass(eq=False, repr=False)
-class SplitDataset(Dataset):
-    """The examples of a split, in the published layout.
-
-    Args:
-        path: dataset folder (see `ldm.data.formats`).
-        split: train, val or test.
-        splits: shares of the three, by index over the sorted examples.
-    """
-
-    path: str
-    split: str = "train"
-    splits: Sequence[float] = SHARES
-
-    def __post_init__(self) -> None:
-        split_examples((), self.split, self.splits)  # a mistake in them is told before the files are read
-        self.examples = split_examples(self.read_all(), self.split, self.splits)
-
-    def read_all(self) -> Sequence[Any]:
-        """The examples of all splits."""
-        return read_examples(self.path)
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-
-@dataclass(eq=False, repr=False)
-class PairDataset(SplitDataset):
-    """Training pairs: ``{edited, edit: {c_concat, c_crossattn}}``, pictures [3, height, width] in [-1, 1].
-
-    Args:
-        path, split, splits: as for `SplitDataset`.
-        min_resize_res, max_resize_res: pictures are resized to a square of a size drawn between these.
-        crop_res: then cropped to a square of this size, both pictures of a pair alike; [height, width] gives
-            any other shape, with the resizing that `PairTransform` describes.
-        flip_prob: chance that both are mirrored.
-    """
-
-    min_resize_res: int = 256
-    max_resize_res: int = 256
-    crop_res: int | Sequence[int] = 256
-    flip_prob: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.transform = PairTransform(
-            self.min_resize_res, self.max_resize_res, self.crop_res, self.flip_prob
-        )
-        self.crop_res = self.transform.crop_res
-        super().__post_init__()
-
-    def read(self, example: Any) -> tuple[Image.Image, Image.Image, str]:
-        """Pictures before and after, and the instruction."""
-        raise NotImplementedError
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return self.transform(*self.read(self.examples[i]))
