@@ -33,10 +33,9 @@ from pathlib import Path
 
 from ldm.arguments import Parser
 from ldm.data.formats import pair_paths, read_examples, read_prompt, write_index
-from ldm.files import replacing
+from ldm.files import ROOT, replacing
 from ldm.util import UserError, run_main
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs/avatars"
 TEXT_TO_IMAGE = CONFIGS / "text_to_image.yaml"
 EDIT = (CONFIGS / "edit.yaml", CONFIGS / "miniature.yaml")

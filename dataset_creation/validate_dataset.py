@@ -21,15 +21,19 @@ from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
+from PIL import Image
 from tqdm import tqdm
 
 from ldm.arguments import Parser
 from ldm.data.formats import Example, pair_paths, read_examples, read_picture, read_prompt
 from ldm.data.hub import Columns, HubRows
-from ldm.pictures.contact_sheet import SheetExample, contact_sheet
+from ldm.pictures.sheet import GAP, sheet
 from ldm.pictures.writing import prepare_output, save_image
-from ldm.util import UserError, run_main
+from ldm.util import UserError, one_line, run_main
 
+SheetExample = tuple[Image.Image, str, Image.Image]  # picture before, instruction, picture after
+CELL, TEXT_WIDTH, FONT_SIZE = 192, 160, 16  # of the sheet, in pixels
+SHEET_COLUMNS = 2  # examples beside one another
 AT_ONCE = 1000  # examples handed to the threads before the first of them is done with
 
 
@@ -141,7 +145,7 @@ class FolderSource:
     def example(self, i: int, seed: str) -> SheetExample:
         folder = self.examples[i].folder
         before, after = (read_picture(file) for file in pair_paths(folder, seed))
-        return SheetExample(before, read_prompt(folder).edit, after)
+        return before, read_prompt(folder).edit, after
 
     def _name(self, example: Example) -> str:
         return os.path.relpath(example.folder, self.root)
@@ -155,7 +159,7 @@ class FolderSource:
             except FileNotFoundError:
                 found.problem("picture missing that seeds.json names", where)
             except OSError as error:
-                found.problem("picture broken", f"{where}: {error.strerror}")
+                found.problem("picture broken", f"{where}: {one_line(error)}")
         return check_pair(f"{name}, seed {seed}", contents, instruction, found)
 
 
@@ -204,7 +208,7 @@ class ParquetSource:
     def example(self, i: int, seed: str) -> SheetExample:
         before, instruction, after = self.rows.read(i)
         first, second = self.rows.pictures(i, before, after)
-        return SheetExample(first, instruction or "", second)
+        return first, instruction or "", second
 
 
 # --- Both ---------------------------------------------------------------------------------------------------
@@ -311,8 +315,18 @@ def write_sheet(source: Source, found: Findings, path: str, count: int) -> int:
     count = min(count, len(found.good))
     if count:
         chosen = (found.good[k * len(found.good) // count] for k in range(count))
-        save_image(contact_sheet([source.example(i, seed) for i, seed in chosen]), path)
+        save_image(contact_sheet([source.example(*one) for one in chosen]), path)
     return count
+
+
+def contact_sheet(examples: Sequence[SheetExample]) -> Image.Image:
+    """Draw examples from left to right and down: picture before, instruction, picture after."""
+    columns = min(SHEET_COLUMNS, len(examples))
+    rows = []
+    for k in range(0, len(examples), columns):
+        rows.append([cell for example in examples[k : k + columns] for cell in (*example, "")])
+    widths = [CELL, TEXT_WIDTH, CELL, GAP] * columns
+    return sheet(rows, widths[:-1], [CELL] * len(rows), font_size=FONT_SIZE)
 
 
 def positive(text: str) -> int:

@@ -18,10 +18,10 @@ import prompt_app
 from dataset_creation.text.instructions import EXAMPLES_FILE, read_examples, validated
 from language_model_server import MODEL, language_model_server
 from ldm.data.formats import Triple
+from ldm.files import ROOT
 from ldm.util import run_main
 from page_server import page_server
 
-ROOT = Path(__file__).parents[1]
 KEY = "key-that-is-not-shown"
 OWN_CAPTIONS = [example.caption for example in read_examples(EXAMPLES_FILE)]
 START = 60.0  # seconds

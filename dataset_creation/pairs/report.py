@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dataset_creation.pairs.maker import MadePrompt, MakerOptions, reasons
 from ldm.files import replacing
+from ldm.pictures.sheet import sheet
+from ldm.pictures.typesetting import text_font
 
 SIMILARITIES = {
     "clip_sim_0": "picture 0 and caption 0",
@@ -24,7 +27,7 @@ SIMILARITIES = {
     "clip_sim_image": "both pictures",
 }
 BINS, LOWEST, HIGHEST = 60, -0.2, 1.0  # of the histograms
-WIDTH, HEIGHT, MARGIN = 420, 150, 30  # of one of them, in pixels
+WIDTH, HEIGHT, LINE = 480, 150, 20  # of one of them and of its text, in pixels
 
 
 @dataclass
@@ -86,23 +89,28 @@ class Report:
 
     def picture(self) -> Image.Image:
         """Histograms of the four similarities, one above the other."""
-        height = HEIGHT + 2 * MARGIN
-        sheet = Image.new("RGB", (WIDTH + 2 * MARGIN, height * len(SIMILARITIES)), "white")
-        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-        for row, (name, title) in enumerate(SIMILARITIES.items()):
-            counts, top = self.histograms[name], row * height + MARGIN
-            draw.text((MARGIN, top - 20), f"{name}: {title}", fill="black", font=font)
-            for i, count in enumerate(counts):
-                left = MARGIN + i * WIDTH // BINS
-                tall = round(HEIGHT * count / max(1, *counts))
-                box = (left, top + HEIGHT - tall, left + WIDTH // BINS - 1, top + HEIGHT)
-                draw.rectangle(box, fill="steelblue")
-            draw.line((MARGIN, top + HEIGHT, MARGIN + WIDTH, top + HEIGHT), fill="black")
-            for tick in range(round((HIGHEST - LOWEST) / 0.2) + 1):
-                value = LOWEST + 0.2 * tick
-                x = MARGIN + round((value - LOWEST) / (HIGHEST - LOWEST) * WIDTH)
-                draw.text((x, top + HEIGHT + 2), f"{value:.1f}", fill="gray", font=font, anchor="ma")
-        return sheet
+        rows = [[cell] for name, counts in self.histograms.items() for cell in (_title(name), _bars(counts))]
+        return sheet(rows, [WIDTH], [LINE, HEIGHT + LINE] * len(self.histograms))
+
+
+def _title(name: str) -> str:
+    return f"{name}: {SIMILARITIES[name]}"
+
+
+def _bars(counts: Sequence[int]) -> Image.Image:
+    """A histogram above its axis."""
+    picture = Image.new("RGB", (WIDTH, HEIGHT + LINE), "white")
+    draw, font = ImageDraw.Draw(picture), text_font(LINE - 7)
+    wide = WIDTH // BINS
+    for i, count in enumerate(counts):
+        tall = round(HEIGHT * count / max(1, *counts))
+        draw.rectangle((i * wide, HEIGHT - tall, (i + 1) * wide - 1, HEIGHT), fill="steelblue")
+    draw.line((0, HEIGHT, WIDTH, HEIGHT), fill="black")
+    for tick in range(round((HIGHEST - LOWEST) / 0.2) + 1):
+        x = round(0.2 * tick / (HIGHEST - LOWEST) * WIDTH)
+        anchor = "la" if x == 0 else "ra" if x == WIDTH else "ma"  # the outer ones within the picture
+        draw.text((x, HEIGHT + 3), f"{LOWEST + 0.2 * tick:.1f}", fill="gray", font=font, anchor=anchor)
+    return picture
 
 
 def line_of(made: MadePrompt, options: MakerOptions, seconds: float) -> dict[str, Any]:

@@ -86,8 +86,7 @@ def read_config(config: DictConfig | Mapping[str, Any] | str | Path) -> Any:
         config = OmegaConf.load(config) if source else config
         return OmegaConf.create(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
-        raise UserError(f"cannot read configuration{source}: {reason}") from error
+        raise UserError(f"cannot read configuration{source}: {one_line(error)}") from error
 
 
 def instantiate_from_config(config: Mapping[str, Any]) -> Any:
