@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import operator
 import os
 import sys
 from collections import Counter
@@ -25,7 +26,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm.arguments import Parser
-from ldm.data.formats import Example, pair_paths, read_examples, read_picture, read_prompt
+from ldm.data.formats import (
+    INDEX,
+    PROMPT,
+    Example,
+    pair_paths,
+    read_examples,
+    read_picture,
+    read_prompt,
+    seeds_on_disk,
+)
 from ldm.data.hub import Columns, HubRows
 from ldm.pictures.sheet import GAP, sheet
 from ldm.pictures.writing import prepare_output, save_image
@@ -68,13 +78,8 @@ class Findings:
     good: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, other: Findings) -> None:
-        self.examples += other.examples
-        self.pairs += other.pairs
-        self.pictures += other.pictures
-        self.sizes += other.sizes
-        self.problems += other.problems
-        self.digests += other.digests
-        self.good += other.good
+        for name, value in vars(other).items():
+            setattr(self, name, operator.iadd(getattr(self, name), value))
 
     def problem(self, kind: str, where: str) -> None:
         self.problems.append(Problem(kind, where))
@@ -133,7 +138,7 @@ class FolderSource:
                 found.problem("empty instruction", f"{name}/prompt.json")
         except UserError as error:
             instruction = None
-            kind = "missing" if not (example.folder / "prompt.json").exists() else "broken"
+            kind = "missing" if not (example.folder / PROMPT).exists() else "broken"
             found.problem(f"prompt.json {kind}", name if kind == "missing" else str(error))
         for seed, n in Counter(example.seeds).items():
             if n > 1:
@@ -166,9 +171,8 @@ class FolderSource:
 def examples_on_disk(root: Path) -> Iterator[Example]:
     """The examples that the folders of a dataset hold, in order, whatever its ``seeds.json`` says."""
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        seeds = {file.stem[:-2] for file in folder.glob("*_[01].jpg")}
-        if seeds:
-            yield Example(folder, tuple(sorted(seeds)))
+        if seeds := seeds_on_disk(folder):
+            yield Example(folder, tuple(seeds))
 
 
 # --- Parquet ------------------------------------------------------------------------------------------------
@@ -268,7 +272,7 @@ def open_source(path: str, columns: Columns) -> Source:
         UserError: nothing is there.
     """
     folder = Path(path)
-    if folder.is_dir() and ((folder / "seeds.json").exists() or not any(folder.rglob("*.parquet"))):
+    if folder.is_dir() and ((folder / INDEX).exists() or not any(folder.rglob("*.parquet"))):
         return FolderSource(path)
     if not folder.is_dir() and not path.endswith(".parquet"):
         raise UserError(f"expected a dataset folder or parquet files, got {path}")
