@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
 
 from PIL import Image
 from tqdm import tqdm
@@ -85,24 +84,11 @@ class Findings:
         self.problems.append(Problem(kind, where))
 
 
-class Source(Protocol):
-    """A dataset as a number of examples that are checked one by one, from any thread."""
-
-    def __len__(self) -> int: ...
-
-    def overall(self) -> Findings:
-        """What is wrong with the dataset as a whole."""
-
-    def check(self, i: int) -> Findings:
-        """What example `i` has and what is wrong with it."""
-
-    def example(self, i: int, seed: str) -> SheetExample:
-        """A pair that `check` found good."""
-
-
 # --- The published layout -----------------------------------------------------------------------------------
 
 
+# A source is a number of examples that are checked one by one, from any thread: `overall` says what is wrong
+# with it as a whole, `check` what an example has and what is wrong with it, and `example` gives a good pair.
 class FolderSource:
     """A dataset in the published layout; without a usable ``seeds.json`` the folders that are there."""
 
@@ -263,6 +249,9 @@ def duplicates(digests: Sequence[tuple[str, bytes]]) -> list[Problem]:
         else:
             first[digest] = where
     return problems
+
+
+Source = FolderSource | ParquetSource
 
 
 def open_source(path: str, columns: Columns) -> Source:
