@@ -37,7 +37,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        rejects = path.with_name(path.name + ".rejected.jsonl")
+        rejects = path.parent / f"{path.name}.rejected.jsonl"
         if path.is_file() and path.stat().st_size and not rejects.exists():
             raise UserError(f"{path}: expected a new file, or one with its {rejects.name}")
         self.rejected: Counter[str] = Counter()
