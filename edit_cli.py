@@ -248,7 +248,7 @@ def save_results(
             found = in_settings(verdicts[i] if verdicts else None)
             save_image(frames[i + 1], path, {**settings, "edit": edit, **found})
             print(f"wrote {str(path)!a}: {edit}")
-        output = animation.sheet(frames, captions, SHEET_COLUMNS)
+        output = animation.sheet_of(frames, captions, SHEET_COLUMNS)
     save_image(output, args.output, settings)
     if args.gif:
         animation.save_animation(frames, captions, args.gif)

@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ldm.arguments import Parser, whole_number
+from ldm.files import ROOT
 from ldm.util import run_main
 
 if TYPE_CHECKING:
     from gradio_client import Client
     from gradio_client.client import Job
 
-ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "stable_diffusion/ldm/app/examples/avatar_1.jpg"
 INSTRUCTIONS = ("add sunglasses", "make him bald", "make the background blue", "give him a long beard")
 MARKS = (20, 100, 200, 500, 1000)  # edits, after which memory is read

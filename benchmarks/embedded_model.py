@@ -16,14 +16,13 @@ was not trained on and that no held-out set knows, so that the choice takes noth
 import argparse
 import json
 import random
-import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -34,6 +33,7 @@ from ldm.device import DTYPES
 from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, ImageEditor, edit_batch
 from ldm.files import ROOT
 from ldm.pictures.fitting import to_image
+from ldm.pictures.sheet import sheet
 from ldm.pictures.writing import prepare_output
 from ldm.util import UserError, run_main
 from metrics.editsets.edit_accuracy import Averages, EditPairs, EditScores, measure, read_pairs
@@ -63,7 +63,7 @@ class SetResult:
 
     def kinds(self) -> dict[str, Averages]:
         """Averages of the model for every kind of edit."""
-        kinds = [edit_kind(prompt.input, prompt.output) for prompt in self.pairs.prompts]
+        kinds = [edit_kind(prompt.caption, prompt.output) for prompt in self.pairs.prompts]
         rows = {kind: torch.tensor([k == kind for k in kinds]) for kind in sorted(set(kinds))}
         return {kind: self.scores["model"].averages(chosen) for kind, chosen in rows.items()}
 
@@ -189,37 +189,27 @@ def as_json(results: dict[str, SetResult], settings: dict[str, object]) -> str:
 
 
 def contact_sheet(results: dict[str, SetResult], seed: int) -> Image.Image:
-    """Input, output and truth of pairs drawn at random, as many of each set, with their instructions."""
+    """Of pairs drawn at random, as many of each set: instruction, and below it input, output and truth."""
     draw_lots = random.Random(seed)
     chosen = []
     for name, result in results.items():
         n = len(result.edited)
         chosen += [(name, i) for i in draw_lots.sample(range(n), min(SHEET_PAIRS // len(results), n))]
-    width, height = 3 * SIDE + 2 * GAP, 3 * LINE + SIDE  # of a cell
-    rows = -(-len(chosen) // SHEET_COLUMNS)
-    step_x, step_y, margin = width + 4 * GAP, height + 3 * GAP, 2 * GAP
-    size = (2 * margin + SHEET_COLUMNS * step_x - 4 * GAP, 2 * margin + 2 * LINE + rows * step_y)
-    sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
-    for column in range(SHEET_COLUMNS):
-        for place, title in enumerate(("input", "output", "truth")):
-            x = margin + column * step_x + place * (SIDE + GAP) + SIDE // 2
-            draw.text((x, margin), title, fill="gray", font=font, anchor="ma")
-    for cell, (name, i) in enumerate(chosen):
-        row, column = divmod(cell, SHEET_COLUMNS)
-        left, top = margin + column * step_x, margin + 2 * LINE + row * step_y
-        result = results[name]
-        lines = textwrap.wrap(result.pairs.instructions[i], 50, max_lines=2)
-        draw.text((left, top + 2 * LINE), "\n".join(lines), fill="black", font=font, anchor="ld", spacing=2)
-        right = result.scores["model"].correct[i]
-        note = f"{name}: nearest to {'the right' if right else 'a wrong'} one of ten"
-        draw.text((left, top + 2 * LINE), note, fill="gray", font=font, anchor="la")
-        for place, pictures in enumerate((result.pairs.before, result.edited, result.pairs.after)):
-            picture = to_image(pictures[i]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-            corner = (left + place * (SIDE + GAP), top + 3 * LINE)
-            sheet.paste(picture, corner)
-            draw.rectangle((*corner, corner[0] + SIDE - 1, corner[1] + SIDE - 1), outline="silver")
-    return sheet
+    cells = []
+    for name, i in chosen:
+        pairs, edited, scores = results[name].pairs, results[name].edited, results[name].scores
+        kind = "the right" if scores["model"].correct[i] else "a wrong"
+        text = f"{pairs.instructions[i]}\n{name}: nearest to {kind} one of ten"
+        pictures = [to_image(of[i]) for of in (pairs.before, edited, pairs.after)]
+        cells.append([sheet([pictures], [SIDE] * 3, [SIDE], GAP), text])
+    wide, tall = cells[0][0].size
+    titles = sheet([["input", "output", "truth"]], [SIDE] * 3, [LINE], GAP)
+    table = [[titles] * SHEET_COLUMNS]
+    for k in range(0, len(cells), SHEET_COLUMNS):
+        pictures, texts = zip(*cells[k : k + SHEET_COLUMNS], strict=True)
+        table += [texts, pictures]
+    heights = [titles.height, *[3 * LINE, tall] * (len(table) // 2)]
+    return sheet(table, [wide] * SHEET_COLUMNS, heights, GAP)
 
 
 def save_sheet(sheet: Image.Image, path: Path) -> None:

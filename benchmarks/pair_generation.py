@@ -27,6 +27,7 @@ from torch import Tensor
 from dataset_creation.pairs.sampler import PairSampler, Ranges
 from ldm.arguments import Parser
 from ldm.device import DTYPES, choose_device, choose_precision, keep_freed_memory
+from ldm.files import ROOT
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.modules.attention import BasicTransformerBlock, CrossAttention
 from ldm.sampling.prompt_to_prompt import last_shared_sigma
@@ -34,7 +35,7 @@ from ldm.sampling.samplers import sample_euler_ancestral
 from ldm.sampling.schedule import sigma_to_t
 from ldm.util import instantiate_from_config, read_config, run_main
 
-CONFIG = Path(__file__).resolve().parents[1] / "stable_diffusion/configs/stable-diffusion/v1-inference.yaml"
+CONFIG = ROOT / "stable_diffusion/configs/stable-diffusion/v1-inference.yaml"
 CAPTIONS = ("photograph of a girl riding a horse", "photograph of a girl riding a dragon")
 RANGES = Ranges()
 SPEED_TARGETS = {"cuda": 3.0, "cpu": 1.5}  # ours / published, at least

@@ -33,10 +33,9 @@ from pathlib import Path
 
 from ldm.arguments import Parser
 from ldm.data.formats import pair_paths, read_examples, read_prompt, write_index
-from ldm.files import replacing
+from ldm.files import ROOT, replacing
 from ldm.util import UserError, run_main
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs/avatars"
 TEXT_TO_IMAGE = CONFIGS / "text_to_image.yaml"
 EDIT = (CONFIGS / "edit.yaml", CONFIGS / "miniature.yaml")
@@ -188,7 +187,7 @@ def write_triples(args: argparse.Namespace) -> None:
         raise UserError(f"--prompts: expected at most {len(examples)} with these --identities")
     chosen = random.Random(args.seed).sample(examples, args.prompts)
     prompts = [read_prompt(example.folder) for example in chosen]
-    lines = [json.dumps({"input": p.input, "edit": p.edit, "output": p.output}) + "\n" for p in prompts]
+    lines = [json.dumps({"input": p.caption, "edit": p.edit, "output": p.output}) + "\n" for p in prompts]
     with replacing(args.out / "triples.jsonl") as part:
         part.write_text("".join(lines), encoding="utf-8", newline="\n")
 

@@ -23,9 +23,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from ldm.arguments import Parser
+from ldm.files import ROOT
 from ldm.util import UserError, run_main
 
-PROGRAM = Path(__file__).resolve().parents[1] / "dataset_creation/generate_txt_dataset.py"
+PROGRAM = ROOT / "dataset_creation/generate_txt_dataset.py"
 SPEED_TARGET = 25.0  # times the rate of one request at a time
 MEMORY_TARGET = 1.1  # peak at the most captions / peak at the fewest, at most
 MEMORY_COUNTS = (1_000, 10_000, 100_000)

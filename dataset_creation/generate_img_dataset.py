@@ -13,6 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from dataset_creation.cluster.shares import add_share_options, check_share_options
 from ldm.arguments import (
     SD_CKPT,
     SD_CONFIG,
@@ -163,20 +164,7 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
         help="where to compute: cpu, cuda, cuda:1, mps; auto: a GPU if there is one (default: %(default)s)",
     )
     add_precision_option(group)
-    add(
-        "--n-partitions",
-        type=int,
-        default=1,
-        metavar="N",
-        help="shares of the prompts, for job arrays (default: %(default)s)",
-    )
-    add(
-        "--partition",
-        type=int,
-        default=0,
-        metavar="N",
-        help="which share, counted from 0 (default: %(default)s)",
-    )
+    add_share_options(group, "--n-partitions", what="the prompts")
     add(
         "--ray",
         metavar="ADDRESS",
@@ -203,9 +191,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
-    if not 0 <= args.partition < args.n_partitions:
-        last = args.n_partitions - 1
-        raise UserError(f"--partition: expected 0 to {last} of {last + 1} shares, got {args.partition}")
+    check_share_options(args.n_partitions, args.partition, "shares")
     if not 0 <= args.min_p2p <= args.max_p2p <= 1:
         raise UserError(f"expected 0 <= --min-p2p <= --max-p2p <= 1, got {args.min_p2p} and {args.max_p2p}")
     if not args.min_cfg <= args.max_cfg:
@@ -223,29 +209,20 @@ def main() -> None:
     from dataset_creation.pairs.clip_filter import Thresholds
     from dataset_creation.pairs.folder import PairFolder
     from dataset_creation.pairs.maker import MakerOptions
-    from dataset_creation.pairs.prompts import read_replay, read_triples
+    from dataset_creation.pairs.prompts import read_source
     from dataset_creation.pairs.sampler import Ranges
 
-    source = read_replay(args.replay) if args.replay else read_triples(args.prompts_file)
+    source = read_source(args.replay or args.prompts_file, replay=bool(args.replay))
+    same = ("config", "ckpt", "device", "precision", "steps", "resolution", "seed", "n_samples", "batch_size")
+    same += ("clip_model", "clip_pretrained", "clip_weights")
     maker = MakerOptions(
-        config=args.config,
-        ckpt=args.ckpt,
         vae_ckpt=None if args.vae_ckpt.lower() == "none" else args.vae_ckpt,
-        device=args.device,
-        precision=args.precision,
-        steps=args.steps,
-        resolution=args.resolution,
         sampler=args.sampler.removeprefix("sample_"),
-        seed=args.seed,
-        n_samples=args.n_samples,
         limit=args.max_out_samples,
-        batch_size=args.batch_size,
         ranges=Ranges((args.min_p2p, args.max_p2p), (args.min_cfg, args.max_cfg)),
         thresholds=Thresholds(args.clip_threshold, args.clip_dir_threshold, args.clip_img_threshold),
-        clip_model=args.clip_model,
-        clip_pretrained=args.clip_pretrained,
-        clip_weights=args.clip_weights,
         nsfw_limit=args.nsfw_filter,
+        **{name: getattr(args, name) for name in same},
     )
     if args.replay:  # nothing is drawn, rated or dropped
         most = max(1, *(len(task.lines) for task in source.tasks))

@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from dataset_creation.cluster.shares import add_share_options, check_share_options
 from dataset_creation.text.captions import LOST, SUBSTITUTES
 from dataset_creation.text.language_model import add_model_options, model_arguments
 from dataset_creation.text.merge import merge
@@ -53,21 +54,7 @@ def _add_captions(group: argparse._ArgumentGroup) -> None:
         help="captions to draw, of all partitions together (default: %(default)s)",
     )
     add("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
-    add(
-        "--num-partitions",
-        "--partitions",
-        type=int,
-        default=1,
-        metavar="N",
-        help="shares of what is drawn, for job arrays (default: %(default)s)",
-    )
-    add(
-        "--partition",
-        type=int,
-        default=0,
-        metavar="N",
-        help="which share, counted from 0 (default: %(default)s)",
-    )
+    add_share_options(group, "--num-partitions", "--partitions", what="what is drawn")
 
 
 def _add_work(group: argparse._ArgumentGroup) -> None:
@@ -140,29 +127,20 @@ def options_of(args: argparse.Namespace) -> RunOptions:
         raise UserError(f"--seed: expected at least 0, got {args.seed}")
     if not args.give_up_after >= 0:
         raise UserError(f"--give-up-after: expected at least 0 seconds, got {args.give_up_after}")
-    if not 0 <= args.partition < args.num_partitions:
-        last = args.num_partitions - 1
-        raise UserError(f"--partition: expected 0 to {last} of {last + 1} partitions, got {args.partition}")
+    check_share_options(args.num_partitions, args.partition, "partitions")
     if (args.price_input is None) != (args.price_output is None):
         raise UserError("expected both --price-input and --price-output, or neither")
     if args.price_input is not None and not min(args.price_input, args.price_output) >= 0:
         raise UserError("--price-input and --price-output: expected at least 0")
     prices = None if args.price_input is None else (args.price_input, args.price_output)
+    same = ("captions", "caption_column", "url_column", "num_samples", "seed", "num_partitions", "partition")
+    same += ("moderation", "wordlist", "concurrency")
     return RunOptions(
         output=args.output or f"data/triples-{args.partition}-of-{args.num_partitions}.jsonl",
-        captions=args.captions,
         model=model_arguments(args, args.seed),
-        caption_column=args.caption_column,
-        url_column=args.url_column,
-        num_samples=args.num_samples,
-        seed=args.seed,
-        num_partitions=args.num_partitions,
-        partition=args.partition,
-        moderation=args.moderation,
-        wordlist=args.wordlist,
-        concurrency=args.concurrency,
         patience=args.give_up_after,
         prices=prices,
+        **{name: getattr(args, name) for name in same},
     )
 
 

@@ -79,10 +79,8 @@ def _reasons(line: dict[str, Any] | None, thresholds: Thresholds | None) -> list
     """Why a pair is left out by its line of metadata."""
     if thresholds is None:
         return []
-    names = Similarities.__dataclass_fields__
-    if line is None or not all(isinstance(line.get(name), int | float) for name in names):
-        return [UNKNOWN]
-    return failed(Similarities(**{name: line[name] for name in names}), thresholds)
+    similarities = Similarities.of(line or {})
+    return failed(similarities, thresholds) if similarities else [UNKNOWN]
 
 
 def collect(folders: list[Path], thresholds: Thresholds | None) -> Iterable[tuple[Path, Found]]:

@@ -11,19 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dataset_creation.text.instructions import (
-    EditPrompt,
     chat_messages,
     completion_of,
     json_of,
     prompt_of,
-    read_triples,
+    validated,
 )
 from ldm.arguments import Parser
+from ldm.data.formats import Triple
+from ldm.data.triples import read_triples
 from ldm.files import replacing
 from ldm.modules.encoders.bpe import token_count
 from ldm.util import UserError, run_main
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def record(triple: EditPrompt, form: str) -> dict[str, Any]:
+def record(triple: Triple, form: str) -> dict[str, Any]:
     """A line of the fine-tuning file; the prompt is the one that is used with the model later."""
     if form == "completion":
         return {"prompt": prompt_of(triple.caption), "completion": completion_of(triple)}
@@ -64,27 +64,22 @@ def texts_of(line: dict[str, Any]) -> list[str]:
     return [message["content"] for message in line["messages"]] if "messages" in line else [*line.values()]
 
 
-def write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """Write JSON lines; a file of that name is replaced when the new one is complete."""
-    with replacing(path) as part:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        part.write_text(text, encoding="utf-8")
-
-
 def main() -> None:
     args = parse_args()
     lines, bad = [], 0
-    for number, triple in read_triples(args.input_path):
-        if isinstance(triple, ValueError):
+    for entry in read_triples(args.input_path):
+        try:
+            lines.append(record(validated(entry.triple), args.format))
+        except ValueError as error:
             bad += 1
-            print(f"{args.input_path}, line {number}: {triple}", file=sys.stderr)
-        else:
-            lines.append(record(triple, args.format))
+            print(f"{entry.name}: {error}", file=sys.stderr)
     if bad and not args.skip_invalid:
         raise UserError(f"{args.input_path}: {bad} bad lines, nothing written; --skip-invalid skips them")
     if not lines:
         raise UserError(f"{args.input_path}: expected triples, got none")
-    write_lines(Path(args.output_path), lines)
+    with replacing(Path(args.output_path)) as part:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        part.write_text(text, encoding="utf-8")
     # CLIP's vocabulary cuts English about as finely as those of language models do.
     tokens = sum(token_count(text) for line in lines for text in texts_of(line))
     left_out = f", {bad} bad lines left out" if bad else ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import operator
 import os
 import sys
 from collections import Counter
@@ -19,17 +20,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
 
+from PIL import Image
 from tqdm import tqdm
 
 from ldm.arguments import Parser
-from ldm.data.formats import Example, pair_paths, read_examples, read_picture, read_prompt
+from ldm.data.formats import (
+    INDEX,
+    PROMPT,
+    Example,
+    pair_paths,
+    read_examples,
+    read_picture,
+    read_prompt,
+    seeds_on_disk,
+)
 from ldm.data.hub import Columns, HubRows
-from ldm.pictures.contact_sheet import SheetExample, contact_sheet
+from ldm.pictures.sheet import GAP, sheet
 from ldm.pictures.writing import prepare_output, save_image
-from ldm.util import UserError, run_main
+from ldm.util import UserError, one_line, run_main
 
+SheetExample = tuple[Image.Image, str, Image.Image]  # picture before, instruction, picture after
+CELL, TEXT_WIDTH, FONT_SIZE = 192, 160, 16  # of the sheet, in pixels
+SHEET_COLUMNS = 2  # examples beside one another
 AT_ONCE = 1000  # examples handed to the threads before the first of them is done with
 
 
@@ -64,36 +77,18 @@ class Findings:
     good: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, other: Findings) -> None:
-        self.examples += other.examples
-        self.pairs += other.pairs
-        self.pictures += other.pictures
-        self.sizes += other.sizes
-        self.problems += other.problems
-        self.digests += other.digests
-        self.good += other.good
+        for name, value in vars(other).items():
+            setattr(self, name, operator.iadd(getattr(self, name), value))
 
     def problem(self, kind: str, where: str) -> None:
         self.problems.append(Problem(kind, where))
 
 
-class Source(Protocol):
-    """A dataset as a number of examples that are checked one by one, from any thread."""
-
-    def __len__(self) -> int: ...
-
-    def overall(self) -> Findings:
-        """What is wrong with the dataset as a whole."""
-
-    def check(self, i: int) -> Findings:
-        """What example `i` has and what is wrong with it."""
-
-    def example(self, i: int, seed: str) -> SheetExample:
-        """A pair that `check` found good."""
-
-
 # --- The published layout -----------------------------------------------------------------------------------
 
 
+# A source is a number of examples that are checked one by one, from any thread: `overall` says what is wrong
+# with it as a whole, `check` what an example has and what is wrong with it, and `example` gives a good pair.
 class FolderSource:
     """A dataset in the published layout; without a usable ``seeds.json`` the folders that are there."""
 
@@ -129,7 +124,7 @@ class FolderSource:
                 found.problem("empty instruction", f"{name}/prompt.json")
         except UserError as error:
             instruction = None
-            kind = "missing" if not (example.folder / "prompt.json").exists() else "broken"
+            kind = "missing" if not (example.folder / PROMPT).exists() else "broken"
             found.problem(f"prompt.json {kind}", name if kind == "missing" else str(error))
         for seed, n in Counter(example.seeds).items():
             if n > 1:
@@ -141,7 +136,7 @@ class FolderSource:
     def example(self, i: int, seed: str) -> SheetExample:
         folder = self.examples[i].folder
         before, after = (read_picture(file) for file in pair_paths(folder, seed))
-        return SheetExample(before, read_prompt(folder).edit, after)
+        return before, read_prompt(folder).edit, after
 
     def _name(self, example: Example) -> str:
         return os.path.relpath(example.folder, self.root)
@@ -155,16 +150,15 @@ class FolderSource:
             except FileNotFoundError:
                 found.problem("picture missing that seeds.json names", where)
             except OSError as error:
-                found.problem("picture broken", f"{where}: {error.strerror}")
+                found.problem("picture broken", f"{where}: {one_line(error)}")
         return check_pair(f"{name}, seed {seed}", contents, instruction, found)
 
 
 def examples_on_disk(root: Path) -> Iterator[Example]:
     """The examples that the folders of a dataset hold, in order, whatever its ``seeds.json`` says."""
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        seeds = {file.stem[:-2] for file in folder.glob("*_[01].jpg")}
-        if seeds:
-            yield Example(folder, tuple(sorted(seeds)))
+        if seeds := seeds_on_disk(folder):
+            yield Example(folder, tuple(seeds))
 
 
 # --- Parquet ------------------------------------------------------------------------------------------------
@@ -204,7 +198,7 @@ class ParquetSource:
     def example(self, i: int, seed: str) -> SheetExample:
         before, instruction, after = self.rows.read(i)
         first, second = self.rows.pictures(i, before, after)
-        return SheetExample(first, instruction or "", second)
+        return first, instruction or "", second
 
 
 # --- Both ---------------------------------------------------------------------------------------------------
@@ -257,6 +251,9 @@ def duplicates(digests: Sequence[tuple[str, bytes]]) -> list[Problem]:
     return problems
 
 
+Source = FolderSource | ParquetSource
+
+
 def open_source(path: str, columns: Columns) -> Source:
     """The dataset at `path`: a folder in the published layout, or parquet.
 
@@ -264,7 +261,7 @@ def open_source(path: str, columns: Columns) -> Source:
         UserError: nothing is there.
     """
     folder = Path(path)
-    if folder.is_dir() and ((folder / "seeds.json").exists() or not any(folder.rglob("*.parquet"))):
+    if folder.is_dir() and ((folder / INDEX).exists() or not any(folder.rglob("*.parquet"))):
         return FolderSource(path)
     if not folder.is_dir() and not path.endswith(".parquet"):
         raise UserError(f"expected a dataset folder or parquet files, got {path}")
@@ -311,8 +308,18 @@ def write_sheet(source: Source, found: Findings, path: str, count: int) -> int:
     count = min(count, len(found.good))
     if count:
         chosen = (found.good[k * len(found.good) // count] for k in range(count))
-        save_image(contact_sheet([source.example(i, seed) for i, seed in chosen]), path)
+        save_image(contact_sheet([source.example(*one) for one in chosen]), path)
     return count
+
+
+def contact_sheet(examples: Sequence[SheetExample]) -> Image.Image:
+    """Draw examples from left to right and down: picture before, instruction, picture after."""
+    columns = min(SHEET_COLUMNS, len(examples))
+    rows = []
+    for k in range(0, len(examples), columns):
+        rows.append([cell for example in examples[k : k + columns] for cell in (*example, "")])
+    widths = [CELL, TEXT_WIDTH, CELL, GAP] * columns
+    return sheet(rows, widths[:-1], [CELL] * len(rows), font_size=FONT_SIZE)
 
 
 def positive(text: str) -> int:

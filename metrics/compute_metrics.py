@@ -286,8 +286,7 @@ def main() -> None:
         evaluation = Evaluation(
             method, samples, make_settings(args), clip, folder, args.seed, args.batch_size, args.paper_compat
         )
-        evaluation.run(results)
-        write_results(folder, stem, settings, results.rows)
+        write_results(folder, stem, settings, evaluation.run(results))
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ import benchmark_files
 import file_server
 from dataset_creation.text.instructions import EXAMPLES_FILE
 from ldm import editor
+from ldm.files import ROOT
 from page_server import page_server
 from pair_runs import write_models
 from small_model import write_small_model
 from waiting import DEADLINE
 
-ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = Path(__file__).parent / "data" / "avatars_held_out"
 SHELL = ("", "bash", "sh", "console")  # what a block of command lines is marked as
 

@@ -23,7 +23,7 @@ from ldm.pictures.animation import (
     MOST_SIDE,
     captioned,
     save_animation,
-    sheet,
+    sheet_of,
 )
 from ldm.pictures.typesetting import wrapped
 from ldm.util import UserError
@@ -137,7 +137,7 @@ def test_words_stay_whole_where_they_fit():
 def test_a_sheet_holds_all_in_rows():
     pictures = [photograph(seed, 256) for seed in range(5)]
     cells = captioned(pictures, list("abcde"))
-    picture = np.asarray(sheet(pictures, list("abcde"), columns=3))
+    picture = np.asarray(sheet_of(pictures, list("abcde"), columns=3))
     width, height = (side + MARGIN for side in cells[0].size)
     assert picture.shape == (2 * height + MARGIN, 3 * width + MARGIN, 3)
     for i, cell in enumerate(cells):

@@ -1,6 +1,5 @@
 """AutoencoderKL, its posterior and its training loss."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +9,11 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from golden import fill, small_config
+from ldm.files import ROOT
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.modules.losses import ReconstructionKL
 from ldm.util import UserError, instantiate_from_config
-
-ROOT = Path(__file__).parents[1]
 
 
 def small_autoencoder(**ddconfig: Any) -> AutoencoderKL:

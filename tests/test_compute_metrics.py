@@ -209,8 +209,7 @@ def rated(models: Path, folder: Path, method: Copying, **options: bool) -> list[
     samples = EvalSamples(str(DATASET), "train", 4, 64, seed=1)
     clip = ClipSimilarity(str(models / "clip.json"), weights=models / "clip.safetensors")
     with JsonLines(folder / "a.samples.jsonl", {}) as results:
-        Evaluation(method, samples, [Setting(7.5, 1.5)], clip, folder, 0, 3, **options).run(results)
-        return results.rows
+        return Evaluation(method, samples, [Setting(7.5, 1.5)], clip, folder, 0, 3, **options).run(results)
 
 
 def test_copying_keeps_everything_and_changes_nothing(models: Path, tmp_path: Path):
@@ -249,7 +248,7 @@ def hub_copy(file: Path, **replaced: list[Any]) -> Path:
     for example in read_examples(DATASET):
         prompt = read_prompt(example.folder)
         before, after = (path.read_bytes() for path in pair_paths(example.folder, example.seeds[0]))
-        for name, value in zip(HUB, (prompt.input, before, prompt.edit, prompt.output, after), strict=True):
+        for name, value in zip(HUB, (prompt.caption, before, prompt.edit, prompt.output, after), strict=True):
             columns[name].append(value)
     datasets.Dataset.from_dict(columns | replaced).to_parquet(str(file))
     return file

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from dataset_creation import generate_txt_dataset
-from dataset_creation.text.instructions import EditPrompt, triple_of, validated
+from dataset_creation.text.instructions import triple_of, validated
 from language_model_server import model_file, running
+from ldm.data.formats import Triple
 from training_runs import call
 
 pytestmark = pytest.mark.slow
@@ -36,7 +37,7 @@ def test_triples_of_a_run(cyllama: str, tmp_path: Path, capsys: pytest.CaptureFi
     rejected = [json.loads(line) for line in Path(f"{output}.rejected.jsonl").read_text().splitlines()[1:]]
     assert sorted(line["caption"] for line in kept + rejected) == sorted(captions)
     for line in kept:
-        triple = EditPrompt(line["caption"], line["edit"], line["output"])
+        triple = Triple(line["caption"], line["edit"], line["output"])
         assert validated(triple) == triple == triple_of(triple.caption, json.dumps(line))
     before = output.read_bytes()
     capsys.readouterr()

@@ -240,7 +240,7 @@ def test_any_picture_fills_any_crop(tmp_path: Path, width: int, height: int, cro
     for _ in range(5):
         assert data[0]["edited"].shape == (3, *crop)
     for size in (SIDE, SIDE + 9):
-        new_height, new_width = data.transform.resized_sides(noise(width, height), size)
+        new_height, new_width = data.resized_sides(noise(width, height), size)
         assert new_height >= crop[0] and new_width >= crop[1]
         assert new_width / width == pytest.approx(new_height / height, abs=1 / min(width, height))
         # as small as the drawn size asks for

@@ -168,7 +168,7 @@ def test_reading_groups(held_out: EditPairs, tmp_path: Path):
     for group in range(4):
         (rows,) = (held_out.groups == group).nonzero(as_tuple=True)
         assert len(unique(held_out.before[rows])) == 1 and len(unique(held_out.after[rows])) == 10
-        assert len({held_out.prompts[row].input for row in rows}) == 1
+        assert len({held_out.prompts[row].caption for row in rows}) == 1
     assert len(read_pairs(examples, 10, limit=2).prompts) == 20
     with pytest.raises(UserError, match="expected groups of 7 edits of one picture, found none"):
         read_pairs(examples, 7)

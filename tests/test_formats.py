@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from format_models import POSITIONS, UNET, Model, assert_same, configuration, without_schedule
 from golden import published_keys, relative_error
 from ldm.editor import ImageEditor, edit_batch
+from ldm.files import ROOT
 from ldm.pictures.fitting import to_tensor
 from ldm.util import instantiate_from_config
 from ldm.weights.diffusers_names import PREFIXES, name_map, part_configs
@@ -28,7 +29,6 @@ from ldm.weights.opening import open_weights, read_state_dict
 from ldm.weights.single_file import save_safetensors
 from small_model import sample_picture
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts/convert_checkpoint.py"
 
 

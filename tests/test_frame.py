@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ldm.files import ROOT
 from ldm.util import get_obj_from_str
 
 if sys.version_info >= (3, 11):
@@ -21,7 +22,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "instruct-pix2pix"
 
 # Written in two parts, so that this file does not hold what it looks for.

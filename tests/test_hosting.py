@@ -27,6 +27,7 @@ from PIL import Image
 from flagged_picture import flagged_picture
 from language_model_server import free_port
 from ldm.editor import EMBEDDED, ImageEditor, find_model
+from ldm.files import ROOT
 from ldm.pictures.reading import open_image
 from ldm.pictures.safety import blurred
 from ldm.pictures.writing import read_settings, save_image
@@ -34,7 +35,6 @@ from ldm.sampling.samplers import sampler_names
 from ldm.util import UserError
 from waiting import DEADLINE, wait_until
 
-ROOT = Path(__file__).resolve().parents[1]
 HOSTING = ROOT / "hosting"
 EXAMPLE = ROOT / "imgs/example.jpg"
 PREDICTOR = "hosting/replicate/predict.py"

@@ -10,7 +10,6 @@ import pytest
 
 from dataset_creation.text.instructions import (
     EXAMPLES_FILE,
-    EditPrompt,
     Rejected,
     chat_messages,
     check_caption,
@@ -21,18 +20,19 @@ from dataset_creation.text.instructions import (
     prompt_of,
     propose_edit,
     read_examples,
-    read_triples,
     triple_of,
     validated,
 )
+from ldm.data.formats import Triple
+from ldm.data.triples import Entry, read_triples
 from ldm.util import UserError
 
-TRIPLE = EditPrompt("a cat on a sofa", "make it a dog", "a dog on a sofa")
+TRIPLE = Triple("a cat on a sofa", "make it a dog", "a dog on a sofa")
 
 
 def reason(edit: str, output: str, caption: str = TRIPLE.caption) -> str:
     with pytest.raises(Rejected) as caught:
-        validated(EditPrompt(caption, edit, output))
+        validated(Triple(caption, edit, output))
     return caught.value.reason
 
 
@@ -108,20 +108,20 @@ def test_reasons_of_rejection() -> None:
 
 
 def test_the_longest_text_that_is_read_in_full() -> None:
-    assert validated(EditPrompt("cat", "dog " * 75, "a dog")).edit.count("dog") == 75
+    assert validated(Triple("cat", "dog " * 75, "a dog")).edit.count("dog") == 75
     with pytest.raises(Rejected, match="has 76 tokens, the text encoder reads 75"):
         check_caption("cat " * 76)
 
 
 def test_languages_without_latin_letters_are_told_apart() -> None:
-    triple = EditPrompt("ソファの上の猫", "犬にする", "ソファの上の犬")
+    triple = Triple("ソファの上の猫", "犬にする", "ソファの上の犬")
     assert validated(triple) == triple
     assert reason("犬にする", "ソファの上の猫。", "ソファの上の猫") == "no change"
-    assert validated(EditPrompt("🐈", "make it a dog", "🐕")).output == "🐕"
+    assert validated(Triple("🐈", "make it a dog", "🐕")).output == "🐕"
 
 
 def test_propose_edit() -> None:
-    def propose(answer: str, caption: str = TRIPLE.caption) -> EditPrompt | None:
+    def propose(answer: str, caption: str = TRIPLE.caption) -> Triple | None:
         return asyncio.run(propose_edit(Parrot(answer), caption))
 
     assert propose(completion_of(TRIPLE)) == TRIPLE
@@ -157,6 +157,14 @@ def test_the_draw_of_examples() -> None:
     assert draw_shots((), 8, "a cat") == []
 
 
+def outcome(entry: Entry) -> Triple | ValueError:
+    """The triple of a line, or what is wrong with it."""
+    try:
+        return validated(entry.triple)
+    except ValueError as error:
+        return error
+
+
 # --- Files --------------------------------------------------------------------------------------------------
 
 
@@ -174,9 +182,9 @@ def test_files_of_triples(tmp_path: Path) -> None:
         "[1]",
     ]
     file.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
-    read = dict(read_triples(file))
+    read = {entry.number + 1: outcome(entry) for entry in read_triples(file)}
     assert read[1] == read[4] == TRIPLE
-    assert read[2] == EditPrompt("another", TRIPLE.edit, TRIPLE.output)
+    assert read[2] == Triple("another", TRIPLE.edit, TRIPLE.output)
     assert set(read) == {1, 2, 4, 5, 6, 7, 8}
     messages = [str(read[n]) for n in (5, 6, 7, 8)]
     assert "expected JSON" in messages[0] and "expected a text under 'edit', got None" in messages[1]

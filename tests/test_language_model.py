@@ -14,7 +14,6 @@ from dataset_creation.text.instructions import (
     EDIT_END,
     EXAMPLES_FILE,
     STOP,
-    EditPrompt,
     Rejected,
     completion_of,
     prompt_of,
@@ -24,6 +23,7 @@ from dataset_creation.text.instructions import (
 )
 from dataset_creation.text.language_model import LanguageModel, NoSuchPlace, Unavailable, Usage
 from language_model_server import MODEL, free_port, language_model_server
+from ldm.data.formats import Triple
 from ldm.util import UserError
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class Recorder:
         self.model, self.beginning = model, beginning
         self.answers: dict[str, str] = {}
 
-    def kept(self, captions: tuple[str, ...] = CAPTIONS) -> list[EditPrompt | None]:
+    def kept(self, captions: tuple[str, ...] = CAPTIONS) -> list[Triple | None]:
         """What is to become of the answers; one that was cut off is none."""
         return [_kept(caption, self.answers.get(caption, "")) for caption in captions]
 
@@ -97,13 +97,13 @@ def run(model: LanguageModel, work: Coroutine[Any, Any, T]) -> T:
 
 def asked(
     client: Recorder, captions: tuple[str, ...] = CAPTIONS, at_once: int = len(CAPTIONS)
-) -> list[EditPrompt | None]:
+) -> list[Triple | None]:
     """What becomes of the model's answers to several captions, so many of them asked at once."""
 
-    async def ask_all() -> list[EditPrompt | None]:
+    async def ask_all() -> list[Triple | None]:
         places = asyncio.Semaphore(at_once)
 
-        async def ask(caption: str) -> EditPrompt | None:
+        async def ask(caption: str) -> Triple | None:
             async with places:
                 return await propose_edit(client, caption)
 
@@ -112,7 +112,7 @@ def asked(
     return run(client.model, ask_all())
 
 
-def _kept(caption: str, answer: str) -> EditPrompt | None:
+def _kept(caption: str, answer: str) -> Triple | None:
     try:
         return triple_of(caption, answer)
     except Rejected:

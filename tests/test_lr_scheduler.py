@@ -1,16 +1,13 @@
 """LambdaLinearScheduler: its closed form, the published settings, and use with PyTorch's LambdaLR."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from omegaconf import OmegaConf
 from torch.optim.lr_scheduler import LambdaLR
 
+from ldm.files import ROOT
 from ldm.lr_scheduler import LambdaLinearScheduler
 from ldm.util import UserError, instantiate_from_config
-
-ROOT = Path(__file__).parents[1]
 
 
 def scheduler(**changes: list[float]) -> LambdaLinearScheduler:

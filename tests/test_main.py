@@ -10,10 +10,9 @@ import torch
 from omegaconf import OmegaConf
 
 import main as trainer_program
+from ldm.files import ROOT
 from ldm.training.config import learning_rate, read_config
 from training_runs import Project, call, saved
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_overrides_stand_anywhere(project: Project) -> None:

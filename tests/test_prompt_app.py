@@ -15,12 +15,13 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 import prompt_app
-from dataset_creation.text.instructions import EXAMPLES_FILE, EditPrompt, read_examples, validated
+from dataset_creation.text.instructions import EXAMPLES_FILE, read_examples, validated
 from language_model_server import MODEL, language_model_server
+from ldm.data.formats import Triple
+from ldm.files import ROOT
 from ldm.util import run_main
 from page_server import page_server
 
-ROOT = Path(__file__).parents[1]
 KEY = "key-that-is-not-shown"
 OWN_CAPTIONS = [example.caption for example in read_examples(EXAMPLES_FILE)]
 
@@ -107,9 +108,7 @@ def test_generate_shows_the_edit_or_why_there_is_none(page: Page) -> None:
             # An answer that came whole is shown as it came.
             assert "cut off" in problem or re.search(r'\n\{\s*"edit"', problem), problem
         else:
-            assert validated(EditPrompt(caption, instruction, output)) == EditPrompt(
-                caption, instruction, output
-            )
+            assert validated(Triple(caption, instruction, output)) == Triple(caption, instruction, output)
             kept += 1
         if kept and number:
             break

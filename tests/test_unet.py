@@ -1,7 +1,6 @@
 """UNetModel: sizes as published, gradient checkpointing, what its inputs do, and its refusals."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +9,9 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from golden import fill, small_config
+from ldm.files import ROOT
 from ldm.modules.diffusionmodules.openaimodel import UNetModel, timestep_embedding
 from ldm.util import UserError, instantiate_from_config
-
-ROOT = Path(__file__).parents[1]
 
 
 def small_unet(**changes: Any) -> UNetModel:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from ldm.files import ROOT
 from ldm.modules.losses import ReconstructionKL
 from ldm.util import EXTRAS, UserError, get_obj_from_str, instantiate_from_config
 
@@ -17,7 +18,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parents[1]
 LOSS = "ldm.modules.losses.ReconstructionKL"
 
 

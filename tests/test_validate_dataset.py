@@ -15,9 +15,8 @@ import pytest
 from PIL import Image
 
 from dataset_creation import validate_dataset
-from dataset_creation.validate_dataset import Findings, open_source, summary, validate
+from dataset_creation.validate_dataset import CELL, Findings, contact_sheet, open_source, summary, validate
 from ldm.data.hub import Columns
-from ldm.pictures.contact_sheet import CELL, SheetExample, contact_sheet
 from tiny_training import SIDE, write_dataset
 
 SCRIPT = Path(validate_dataset.__file__)
@@ -286,9 +285,9 @@ def test_no_sheet_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_sheet_shows_before_on_the_left_and_after_on_the_right() -> None:
     examples = [
-        SheetExample(Image.new("RGB", (40, 20), "red"), "turn it", Image.new("RGB", (20, 40), "blue")),
-        SheetExample(Image.new("RGB", (1, 900), "lime"), "", Image.new("RGB", (500, 500), "black")),
-        SheetExample(Image.new("RGB", (8, 8), "yellow"), "word " * 300, Image.new("RGB", (8, 8), "cyan")),
+        (Image.new("RGB", (40, 20), "red"), "turn it", Image.new("RGB", (20, 40), "blue")),
+        (Image.new("RGB", (1, 900), "lime"), "", Image.new("RGB", (500, 500), "black")),
+        (Image.new("RGB", (8, 8), "yellow"), "word " * 300, Image.new("RGB", (8, 8), "cyan")),
     ]
     pixels = np.asarray(contact_sheet(examples)).astype(int)
 

@@ -11,7 +11,6 @@ In training every edit is there in both directions. In a held-out set ten edits 
 
 import argparse
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -24,7 +23,6 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from dataset_creation.avatars.captions import caption, instruction
@@ -39,6 +37,8 @@ from dataset_creation.avatars.plan import (
 )
 from dataset_creation.avatars.styles import Style, styles
 from ldm.arguments import Parser
+from ldm.data.formats import folder_name, jpeg, pair_names, write_index, write_prompt
+from ldm.data.json_lines import JsonLines
 from ldm.util import UserError, run_main
 
 HERE = Path(__file__).parent
@@ -104,10 +104,8 @@ def differ(a: np.ndarray, b: np.ndarray, pixels: int) -> bool:
 
 
 def to_jpeg(picture: np.ndarray) -> bytes:
-    """A JPEG file of [size, size, 3] uint8, as good as the format gets: quality 100, full chroma."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=100, subsampling=0)
-    return file.getvalue()
+    """A JPEG file of [size, size, 3] uint8, as good as the format gets, with full chroma."""
+    return jpeg(picture, subsampling=0)
 
 
 def _prompt(person: Person, before: dict, after: dict, text: str) -> dict[str, str | int]:
@@ -161,17 +159,6 @@ def held_out_pairs(people: list[Person], command: list[str], size: int, name: st
     return pairs
 
 
-def write_pairs(folder: Path, pairs: list[Pair]) -> list[list]:
-    """Writes pairs and returns their lines of seeds.json."""
-    for pair in pairs:
-        place = folder / f"{pair.number:07d}"
-        place.mkdir(exist_ok=True)
-        (place / f"{pair.seed}_0.jpg").write_bytes(pair.before)
-        (place / f"{pair.seed}_1.jpg").write_bytes(pair.after)
-        (place / "prompt.json").write_text(json.dumps(pair.prompt), encoding="utf-8")
-    return [[f"{pair.number:07d}", [pair.seed]] for pair in pairs]
-
-
 def _chunks(people: Iterator[Person]) -> Iterator[list[Person]]:
     while chunk := list(islice(people, CHUNK)):
         yield chunk
@@ -192,24 +179,29 @@ def build_set(folder: Path, people: Iterator[Person], total: int, make, jobs: in
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
     log = partial / "chunks.jsonl"
-    done = (
-        dict(json.loads(line) for line in log.read_text(encoding="utf-8").splitlines())
-        if log.exists()
-        else {}
-    )
-    with tqdm(total=total, desc=folder.name, unit="person") as bar, ThreadPoolExecutor(jobs) as pool:
+    rows: dict[str, list[int]] = {}
+    with (
+        JsonLines(log) as lines,
+        tqdm(total=total, desc=folder.name, unit="person") as bar,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        done = {line["first"]: line["seeds"] for line in lines.rows}
 
-        def work(chunk: list[Person]) -> list[list]:
-            first = chunk[0].number
-            if first not in done:
-                done[first] = write_pairs(partial, make(chunk))
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps([first, done[first]]) + "\n")
+        def work(chunk: list[Person]) -> tuple[list[Person], dict[str, list[int]]]:
+            if chunk[0].number in done:
+                return chunk, done[chunk[0].number]
+            pairs = {folder_name(pair.number): pair for pair in make(chunk)}
+            for name, pair in pairs.items():
+                pictures = dict(zip(pair_names(pair.seed), (pair.before, pair.after), strict=True))
+                write_prompt(partial / name, pair.prompt, pictures)
+            return chunk, {name: [pair.seed] for name, pair in pairs.items()}
+
+        for chunk, seeds in pool.map(work, _chunks(people)):
+            if chunk[0].number not in done:
+                lines.append({"first": chunk[0].number, "seeds": seeds})
+            rows |= seeds
             bar.update(len(chunk))
-            return done[first]
-
-        seeds = [entry for entries in pool.map(work, _chunks(people)) for entry in entries]
-    (partial / "seeds.json").write_text(json.dumps(sorted(seeds)), encoding="utf-8")
+    write_index(partial, rows)
     log.unlink()
     partial.rename(folder)
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ldm.arguments import Parser
 from ldm.data.formats import SHARES, Example, pair_paths, read_examples, read_picture, read_prompt
-from ldm.files import replacing
+from ldm.files import ROOT, replacing
 from ldm.sampling.noise import derived_seed
 from ldm.util import UserError, run_main
 from ldm.weights.single_file import save_safetensors
@@ -31,7 +31,7 @@ from ldm.weights.single_file import save_safetensors
 if TYPE_CHECKING:
     from metrics.clip_similarity import Tokenizer
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs/avatars/clip.json"
+CONFIG = ROOT / "configs/avatars/clip.json"
 WARM_UP = 50  # steps
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.1
 LARGEST_SCALE = math.log(100)  # of the logits, as CLIP limits it (Radford et al. 2021, section 2.5)
@@ -63,7 +63,7 @@ def read_pictures(examples: list[Example]) -> Pictures:
         prompt = read_prompt(example.folder)
         for seed in example.seeds:
             before, after = pair_paths(example.folder, seed)
-            for file, caption in ((before, prompt.input), (after, prompt.output)):
+            for file, caption in ((before, prompt.caption), (after, prompt.output)):
                 content = file.read_bytes()
                 if content not in rows:
                     rows[content] = len(rows)

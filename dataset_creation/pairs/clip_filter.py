@@ -6,8 +6,9 @@ Not here: the similarities (`metrics.clip_similarity`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
 
 # What a sample can fail by, in the order of `failed`.
 THRESHOLD_NAMES = ("caption 1", "caption 2", "direction", "image")
@@ -28,6 +29,12 @@ class Similarities:
     clip_sim_1: float
     clip_sim_dir: float
     clip_sim_image: float
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> Similarities | None:
+        """Those in a line of ``metadata.jsonl``, if they are there."""
+        values = [line.get(name) for name in cls.__dataclass_fields__]
+        return cls(*values) if all(isinstance(value, int | float) for value in values) else None
 
 
 @dataclass(frozen=True)
@@ -54,14 +61,8 @@ class Thresholds:
 
 def failed(similarities: Similarities, thresholds: Thresholds) -> list[str]:
     """Those of `THRESHOLD_NAMES` that a sample does not reach; NaN reaches none."""
-    values = (
-        similarities.clip_sim_0,
-        similarities.clip_sim_1,
-        similarities.clip_sim_dir,
-        similarities.clip_sim_image,
-    )
     least = (thresholds.clip, thresholds.clip, thresholds.direction, thresholds.image)
-    checks = zip(THRESHOLD_NAMES, values, least, strict=True)
+    checks = zip(THRESHOLD_NAMES, astuple(similarities), least, strict=True)
     return [name for name, value, at_least in checks if at_least != 0 and not value >= at_least]
 
 

@@ -1,8 +1,7 @@
 """The dataset's folder while pairs are made: a prompt stands there complete, or not at all.
 
-A prompt is written aside under a name that starts with a dot and then renamed. What the pairs depend on
-stands in ``settings.json``, so that another set-up does not go on in the same folder. In the format
-"webdataset" finished folders are packed into tar shards, `SHARD` prompts each.
+What the pairs depend on stands in ``settings.json``, so that another set-up does not go on in the same
+folder. In the format "webdataset" finished folders are packed into tar shards, `SHARD` prompts each.
 """
 
 from __future__ import annotations
@@ -15,17 +14,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from dataset_creation.pairs.maker import MadePrompt
-from ldm.data.formats import FOLDER, METADATA, pair_paths
+from ldm.data.formats import FOLDER, folder_name, jpeg, pair_names, write_prompt
 from ldm.data.shards import pack
 from ldm.files import replacing
-from ldm.util import UserError, differences
+from ldm.util import UserError, differences, one_line
 
 SHARD = 1000  # prompts: about a gigabyte of 512 px pictures
 SETTINGS = "settings.json"
-JPEG_QUALITY = 100  # as published
 _SHARD = re.compile(r"pairs-([0-9]{7,})-([0-9]{7,})\.tar")
 
 
@@ -66,32 +62,18 @@ class PairFolder:
         Raises:
             UserError: it cannot be written; nothing of it is left behind.
         """
-        folder = self.root / f"{made.prompt.number:07d}"
-        aside = folder.with_name(f".{folder.name}.part")
-        try:
-            if aside.exists():  # of a worker that was killed
-                shutil.rmtree(aside)
-            aside.mkdir()
-            (aside / "prompt.json").write_text(json.dumps(made.prompt.fields), encoding="utf-8")
-            kept = [made.samples[i] for i in made.kept]
-            for sample in kept:
-                files = pair_paths(aside, str(sample.settings.seed))
-                for file, picture in zip(files, sample.pictures, strict=True):
-                    Image.fromarray(picture).save(file, quality=JPEG_QUALITY)
-            lines = [json.dumps(sample.line()) + "\n" for sample in kept]
-            (aside / METADATA).write_text("".join(lines), encoding="utf-8", newline="\n")
-            os.rename(aside, folder)
-        except OSError as error:
-            shutil.rmtree(aside, ignore_errors=True)
-            if folder.exists():
-                return
-            raise UserError(
-                f"cannot write {folder}: {error.strerror}; nothing is lost, the same command goes on"
-            ) from error
+        kept = [made.samples[i] for i in made.kept]
+        pictures = {
+            name: jpeg(picture)
+            for sample in kept
+            for name, picture in zip(pair_names(sample.settings.seed), sample.pictures, strict=True)
+        }
+        folder = self.root / folder_name(made.prompt.number)
+        write_prompt(folder, made.prompt.fields, pictures, [sample.line() for sample in kept])
 
     def pack(self, numbers: Iterable[int]) -> None:
         """Move folders of neighbouring prompts into a shard."""
-        folders = [self.root / f"{number:07d}" for number in sorted(numbers)]
+        folders = [self.root / folder_name(number) for number in sorted(numbers)]
         if not folders:
             return
         shard = self.root / f"pairs-{folders[0].name}-{folders[-1].name}.tar"
@@ -109,7 +91,7 @@ def existing(root: Path) -> set[int]:
     except FileNotFoundError:
         return numbers
     except OSError as error:
-        raise UserError(f"cannot read {root}: {error.strerror}") from error
+        raise UserError(f"cannot read {root}: {one_line(error)}") from error
     for name in names:
         if FOLDER.fullmatch(name):
             numbers.add(int(name))

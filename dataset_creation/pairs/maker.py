@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from ldm.sampling.samplers import DEFAULT
 from ldm.util import UserError
 from ldm.weights.loading import load_for_sampling
 
+T, R = TypeVar("T"), TypeVar("R")
 NSFW = "nsfw"  # the reason why a sample was dropped, beside the thresholds' names
 # Of a sample in a step of denoising, by the size of the network's largest feature map: a generous guess.
 FEATURE_MAPS = 64
@@ -152,13 +153,8 @@ class PairMaker:
         seeds = draw_seeds(self.options.seed, prompt.number, self.options.n_samples)
         samples: list[Sample] = []
         kept: list[int] = []
-        while len(samples) < len(seeds):
-            batch = seeds[len(samples) : len(samples) + self.batch_size]
-            try:
-                samples += self.rated_batch(prompt.captions, batch)
-            except (RuntimeError, MemoryError) as error:
-                self._smaller_batch(error)
-                continue
+        for batch in self._in_batches(seeds, lambda part: self.rated_batch(prompt.captions, part)):
+            samples += batch
             kept = self._choose(samples)
             for i in set(range(len(samples))) - set(kept):
                 samples[i].pictures = None
@@ -166,22 +162,31 @@ class PairMaker:
 
     def remake(self, prompt: NumberedPrompt, lines: Sequence[dict[str, Any]]) -> MadePrompt:
         """Make pairs again from their lines of ``metadata.jsonl``; all are kept, in that order."""
-        samples: list[Sample] = []
-        while len(samples) < len(lines):
-            batch = lines[len(samples) : len(samples) + self.batch_size]
-            names = PairSettings.__dataclass_fields__
-            settings = [PairSettings(**{name: line[name] for name in names}) for line in batch]
+        names = PairSettings.__dataclass_fields__
+
+        def replay(part: Sequence[dict[str, Any]]) -> list[Sample]:
+            settings = [PairSettings(**{name: line[name] for name in names}) for line in part]
+            pictures = to_uint8(self.sampler.replay(prompt.captions, settings))
+            return [
+                Sample(one, Similarities.of(line), line.get("nsfw_score"), pair)
+                for line, one, pair in zip(part, settings, pictures, strict=True)
+            ]
+
+        samples = [sample for batch in self._in_batches(lines, replay) for sample in batch]
+        return MadePrompt(prompt, samples, list(range(len(samples))))
+
+    def _in_batches(self, items: Sequence[T], make: Callable[[Sequence[T]], R]) -> Iterator[R]:
+        """What is made of the items, as many at once as fit the memory."""
+        done = 0
+        while done < len(items):
+            part = items[done : done + self.batch_size]
             try:
-                pictures = self.sampler.replay(prompt.captions, settings)
+                made = make(part)
             except (RuntimeError, MemoryError) as error:
                 self._smaller_batch(error)
                 continue
-            for line, one, pair in zip(batch, settings, to_uint8(pictures), strict=True):
-                rated = Similarities.__dataclass_fields__
-                known = all(name in line for name in rated)
-                similarities = Similarities(**{name: line[name] for name in rated}) if known else None
-                samples.append(Sample(one, similarities, line.get("nsfw_score"), pair))
-        return MadePrompt(prompt, samples, list(range(len(samples))))
+            yield made
+            done += len(part)
 
     def rated_batch(self, captions: tuple[str, str], seeds: Sequence[int]) -> list[Sample]:
         """Samples of those seeds, drawn at once, with what the filters measure."""

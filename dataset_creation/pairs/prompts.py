@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.data.formats import prompt_folders, read_fields, read_metadata
+from ldm.data.formats import Triple, folder_name, prompt_folders, read_metadata
+from ldm.data.triples import read_triples
 from ldm.util import UserError
 
-CAPTION_KEYS = ("input", "caption")  # released prompts, self-made ones
 SHOWN_PROBLEMS = 10
 
 
@@ -25,16 +25,18 @@ class NumberedPrompt:
     """A prompt and its number, which names its folder.
 
     Attributes:
-        fields: all that is known of it, with ``edit``, ``output`` and one of `CAPTION_KEYS`.
+        fields: all that is known of it.
+        triple: its texts.
     """
 
     number: int
     fields: dict[str, Any]
+    triple: Triple
 
     @property
     def captions(self) -> tuple[str, str]:
         """Before and after the edit."""
-        return next(self.fields[key] for key in CAPTION_KEYS if key in self.fields), self.fields["output"]
+        return self.triple.caption, self.triple.output
 
 
 @dataclass(frozen=True)
@@ -72,64 +74,32 @@ class Source:
             yield f"skipped: {len(self.problems) - SHOWN_PROBLEMS} more prompts"
 
 
-def read_triples(path: str | Path) -> Source:
-    """The prompts of a file of JSON lines.
+def read_source(path: str | Path, *, replay: bool = False) -> Source:
+    """The prompts of what `ldm.data.triples` reads.
+
+    Args:
+        path: a file of triples or a dataset.
+        replay: with the lines of their ``metadata.jsonl``; for a dataset only.
 
     Raises:
-        UserError: the file cannot be read, or no line of it.
+        UserError: it cannot be read, or no prompt of it.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"prompts: cannot read {path}: {error.strerror}") from error
-    tasks, problems = [], []
-    for number, line in enumerate(content.splitlines()):
-        try:
-            tasks.append(Task(NumberedPrompt(number, _checked(_parsed(line)))))
-        except ValueError as error:
-            problems.append(f"{path}, line {number + 1}: {error}")
-    if not tasks:
-        raise UserError(problems[0] if problems else f"prompts: expected JSON lines in {path}, got nothing")
-    return Source(tasks, problems, hashlib.sha256(content).hexdigest())
-
-
-def read_replay(dataset: str | Path) -> Source:
-    """The prompts of a dataset with the lines of their ``metadata.jsonl``.
-
-    Raises:
-        UserError: no dataset there.
-    """
+    path = Path(path)
     tasks, problems, digest = [], [], hashlib.sha256()
-    for folder in prompt_folders(Path(dataset)):
+    if replay:
+        prompt_folders(path)  # says if there is no such dataset
+    for entry in read_triples(path):
         try:
-            lines = read_metadata(folder)
-            for line in lines:
+            fields, lines = entry.fields, read_metadata(path / folder_name(entry.number)) if replay else None
+            for line in lines or ():
                 if not {"seed", "p2p_threshold", "cfg_scale"} <= line.keys():
-                    raise UserError(f"{folder}: expected seed, p2p_threshold and cfg_scale in its metadata")
-            tasks.append(Task(NumberedPrompt(int(folder.name), _checked(read_fields(folder))), lines))
-            digest.update(json.dumps([folder.name, lines]).encode())
+                    raise ValueError("expected seed, p2p_threshold and cfg_scale in its metadata")
+            tasks.append(Task(NumberedPrompt(entry.number, fields, entry.triple), lines))
+            digest.update(json.dumps([folder_name(entry.number), lines if replay else fields]).encode())
         except ValueError as error:
-            problems.append(str(error))
+            problems.append(f"{entry.name}: {error}")
     if not tasks:
-        raise UserError(
-            problems[0] if problems else f"replay: expected prompt folders in {dataset}, got none"
-        )
+        raise UserError(problems[0] if problems else f"prompts: expected triples in {path}, got nothing")
+    if path.is_file():
+        digest = hashlib.sha256(path.read_bytes())
     return Source(tasks, problems, digest.hexdigest())
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        raise ValueError(f"expected a JSON object, got {line[:60].decode(errors='replace')!r}") from None
-
-
-def _checked(fields: Any) -> dict[str, Any]:
-    """The fields of a prompt, if they are that."""
-    expected = "expected an object with input (or caption), edit and output"
-    if not isinstance(fields, dict):
-        raise ValueError(f"{expected}, got {str(fields)[:60]}")
-    names = [next((key for key in CAPTION_KEYS if key in fields), "input"), "edit", "output"]
-    if not all(isinstance(fields.get(name), str) for name in names):
-        raise ValueError(f"{expected}, all texts, got {str(fields)[:60]}")
-    return fields

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dataset_creation.pairs.maker import MadePrompt, MakerOptions, reasons
 from ldm.files import replacing
-from ldm.util import UserError
+from ldm.pictures.sheet import sheet
+from ldm.pictures.typesetting import text_font
 
 SIMILARITIES = {
     "clip_sim_0": "picture 0 and caption 0",
@@ -25,7 +27,7 @@ SIMILARITIES = {
     "clip_sim_image": "both pictures",
 }
 BINS, LOWEST, HIGHEST = 60, -0.2, 1.0  # of the histograms
-WIDTH, HEIGHT, MARGIN = 420, 150, 30  # of one of them, in pixels
+WIDTH, HEIGHT, LINE = 480, 150, 20  # of one of them and of its text, in pixels
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Report:
     histograms: dict[str, list[int]] = field(default_factory=lambda: {n: [0] * BINS for n in SIMILARITIES})
 
     def add(self, line: dict[str, Any]) -> None:
-        """Count a prompt by its line of `Samples`."""
+        """Count a prompt by its line of ``samples.jsonl``."""
         self.prompts += 1
         self.samples += line["samples"]
         self.kept += line["kept"]
@@ -87,75 +89,32 @@ class Report:
 
     def picture(self) -> Image.Image:
         """Histograms of the four similarities, one above the other."""
-        height = HEIGHT + 2 * MARGIN
-        sheet = Image.new("RGB", (WIDTH + 2 * MARGIN, height * len(SIMILARITIES)), "white")
-        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-        for row, (name, title) in enumerate(SIMILARITIES.items()):
-            counts, top = self.histograms[name], row * height + MARGIN
-            draw.text((MARGIN, top - 20), f"{name}: {title}", fill="black", font=font)
-            for i, count in enumerate(counts):
-                left = MARGIN + i * WIDTH // BINS
-                tall = round(HEIGHT * count / max(1, *counts))
-                box = (left, top + HEIGHT - tall, left + WIDTH // BINS - 1, top + HEIGHT)
-                draw.rectangle(box, fill="steelblue")
-            draw.line((MARGIN, top + HEIGHT, MARGIN + WIDTH, top + HEIGHT), fill="black")
-            for tick in range(round((HIGHEST - LOWEST) / 0.2) + 1):
-                value = LOWEST + 0.2 * tick
-                x = MARGIN + round((value - LOWEST) / (HIGHEST - LOWEST) * WIDTH)
-                draw.text((x, top + HEIGHT + 2), f"{value:.1f}", fill="gray", font=font, anchor="ma")
-        return sheet
+        rows = [[cell] for name, counts in self.histograms.items() for cell in (_title(name), _bars(counts))]
+        return sheet(rows, [WIDTH], [LINE, HEIGHT + LINE] * len(self.histograms))
 
 
-class Samples:
-    """The file with a line for every finished prompt, which one process at a time writes.
+def _title(name: str) -> str:
+    return f"{name}: {SIMILARITIES[name]}"
 
-    Args:
-        file: its path; made when the first line is written.
-    """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def lines(self) -> dict[int, dict[str, Any]]:
-        """Lines by the number of their prompt; the last one of each, without one that was cut off."""
-        try:
-            content = self.file.read_bytes()
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise UserError(f"cannot read {self.file}: {error.strerror}") from error
-        found = {}
-        for text in content.splitlines():
-            try:
-                line = json.loads(text)
-                found[line["prompt"]] = line
-            except (ValueError, KeyError, TypeError):
-                continue
-        return found
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Add the line of a prompt.
-
-        Raises:
-            UserError: it cannot be written.
-        """
-        try:
-            with open(self.file, "ab") as file:
-                start = b"\n" if file.tell() and not self._ends_well() else b""
-                file.write(start + json.dumps(line).encode() + b"\n")
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.file}: {error.strerror}; nothing is lost, the same command goes on"
-            ) from error
-
-    def _ends_well(self) -> bool:
-        with open(self.file, "rb") as file:
-            file.seek(-1, 2)
-            return file.read() == b"\n"
+def _bars(counts: Sequence[int]) -> Image.Image:
+    """A histogram above its axis."""
+    picture = Image.new("RGB", (WIDTH, HEIGHT + LINE), "white")
+    draw, font = ImageDraw.Draw(picture), text_font(LINE - 7)
+    wide = WIDTH // BINS
+    for i, count in enumerate(counts):
+        tall = round(HEIGHT * count / max(1, *counts))
+        draw.rectangle((i * wide, HEIGHT - tall, (i + 1) * wide - 1, HEIGHT), fill="steelblue")
+    draw.line((0, HEIGHT, WIDTH, HEIGHT), fill="black")
+    for tick in range(round((HIGHEST - LOWEST) / 0.2) + 1):
+        x = round(0.2 * tick / (HIGHEST - LOWEST) * WIDTH)
+        anchor = "la" if x == 0 else "ra" if x == WIDTH else "ma"  # the outer ones within the picture
+        draw.text((x, HEIGHT + 3), f"{LOWEST + 0.2 * tick:.1f}", fill="gray", font=font, anchor=anchor)
+    return picture
 
 
 def line_of(made: MadePrompt, options: MakerOptions, seconds: float) -> dict[str, Any]:
-    """What `Samples` and `Report` note of a prompt."""
+    """What ``samples.jsonl`` and `Report` note of a prompt."""
     found = [reasons(sample, options) for sample in made.samples]
     rated = [asdict(sample.similarities) for sample in made.samples if sample.similarities]
     return {

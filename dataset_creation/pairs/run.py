@@ -18,7 +18,8 @@ from dataset_creation.cluster.progress import Progress
 from dataset_creation.pairs.folder import PairFolder, existing, shard_of
 from dataset_creation.pairs.maker import MakerOptions, PairMaker
 from dataset_creation.pairs.prompts import Task
-from dataset_creation.pairs.report import Report, Samples, line_of
+from dataset_creation.pairs.report import Report, line_of
+from ldm.data.json_lines import JsonLines
 from ldm.weights.opening import file_facts
 
 
@@ -91,19 +92,19 @@ def run(
     Raises:
         UserError: it cannot go on; what is finished is kept.
     """
-    samples = Samples(options.out_dir / options.named("samples.jsonl"))
-    known = samples.lines()
     done = existing(folder.root)
-    report = Report(skipped_lines=skipped_lines)
     numbers = {task.prompt.number for task in tasks}
+    todo = [task for task in tasks if task.prompt.number not in done]
+    report = Report(skipped_lines=skipped_lines)
+    samples = JsonLines(options.out_dir / options.named("samples.jsonl"))
+    known = {line["prompt"]: line for line in samples.rows}
     for number in sorted(numbers & done & known.keys()):
         report.add(known[number])
-    todo = [task for task in tasks if task.prompt.number not in done]
     shards: dict[int, list[int]] = {}
     for number in sorted(numbers) if options.webdataset else ():
         shards.setdefault(shard_of(number), []).append(number)
     waiting = {shard: set(members) - done for shard, members in shards.items()}
-    with Progress(len(tasks)) as bar:
+    with samples, Progress(len(tasks)) as bar:
         for _ in range(len(tasks) - len(todo)):
             bar.skip()
         for shard, left in waiting.items():

@@ -16,11 +16,13 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from ldm.data.formats import Triple
+from ldm.data.triples import read_triples
 from ldm.modules.encoders.bpe import MAX_TOKENS, token_count
 from ldm.util import UserError
 
@@ -52,15 +54,6 @@ SCHEMA = {
 Messages = list[dict[str, str]]
 
 
-@dataclass(frozen=True)
-class EditPrompt:
-    """A triple: caption before, instruction, caption after."""
-
-    caption: str
-    edit: str
-    output: str
-
-
 class Rejected(ValueError):
     """A triple that is no use; `reason` is one of a few words, `detail` what it was about."""
 
@@ -76,7 +69,7 @@ class Client(Protocol):
     async def ask(self, caption: str) -> str: ...
 
 
-async def propose_edit(client: Client, caption: str) -> EditPrompt | None:
+async def propose_edit(client: Client, caption: str) -> Triple | None:
     """Ask a language model for an edit of the picture with that caption.
 
     Returns:
@@ -91,7 +84,7 @@ async def propose_edit(client: Client, caption: str) -> EditPrompt | None:
         return None
 
 
-async def edit_for(client: Client, caption: str) -> EditPrompt:
+async def edit_for(client: Client, caption: str) -> Triple:
     """As `propose_edit`.
 
     Raises:
@@ -115,17 +108,17 @@ def prompt_of(caption: str) -> str:
     return caption + CAPTION_END
 
 
-def completion_of(triple: EditPrompt) -> str:
+def completion_of(triple: Triple) -> str:
     """What a completion model is trained to answer, stop sequence included."""
     return triple.edit + EDIT_END + triple.output + STOP
 
 
-def json_of(triple: EditPrompt) -> str:
+def json_of(triple: Triple) -> str:
     """What a chat model is to answer where it answers in JSON."""
     return json.dumps({"edit": triple.edit, "output": triple.output}, ensure_ascii=False)
 
 
-def chat_messages(caption: str, shots: Sequence[EditPrompt], *, as_json: bool = True) -> Messages:
+def chat_messages(caption: str, shots: Sequence[Triple], *, as_json: bool = True) -> Messages:
     """A conversation that asks for an edit of `caption` after the answers to the captions of `shots`."""
     messages = [{"role": "system", "content": f"{SYSTEM} {JSON_FORM if as_json else DELIMITED_FORM}"}]
     for shot in shots:
@@ -135,7 +128,7 @@ def chat_messages(caption: str, shots: Sequence[EditPrompt], *, as_json: bool = 
     return [*messages, {"role": "user", "content": caption}]
 
 
-def draw_shots(examples: Sequence[EditPrompt], count: int, caption: str, seed: int = 0) -> list[EditPrompt]:
+def draw_shots(examples: Sequence[Triple], count: int, caption: str, seed: int = 0) -> list[Triple]:
     """`count` of the examples, others for other captions, the same ones whenever a caption is asked again."""
     others = [example for example in examples if example.caption != caption]
     # A string seeds by its bytes, so that the draw is the same on every machine.
@@ -154,14 +147,14 @@ def check_caption(caption: str) -> str:
     return _checked("caption", caption)
 
 
-def triple_of(caption: str, answer: str) -> EditPrompt:
+def triple_of(caption: str, answer: str) -> Triple:
     """The triple that a model's answer to a caption holds, in JSON or in the published format.
 
     Raises:
         Rejected: the answer is not to be used.
     """
     edit, output = parse_answer(answer)
-    return validated(EditPrompt(caption, edit, output))
+    return validated(Triple(caption, edit, output))
 
 
 def parse_answer(answer: str) -> tuple[str, str]:
@@ -193,15 +186,15 @@ def _text(value: Any) -> str:
     return value
 
 
-def validated(triple: EditPrompt) -> EditPrompt:
+def validated(triple: Triple) -> Triple:
     """The triple with its white space put in order.
 
     Raises:
         Rejected: a text is empty, over-long or holds a delimiter, nothing changes, or the instruction only
             repeats one of the captions.
     """
-    clean = EditPrompt(**{name: _checked(name, text) for name, text in asdict(triple).items()})
-    caption, edit, output = (_plain(text) for text in (clean.caption, clean.edit, clean.output))
+    clean = replace(triple, **{name: _checked(name, text) for name, text in triple.texts.items()})
+    caption, edit, output = map(_plain, clean.texts.values())
     if caption == output:
         raise Rejected("no change", "the caption after the edit is the one before")
     if edit in (caption, output):
@@ -234,60 +227,18 @@ def _plain(text: str) -> str:
 # --- Files of triples ---------------------------------------------------------------------------------------
 
 
-def triple_in(line: str) -> EditPrompt:
-    """The triple of a line of JSON with ``input`` (or ``caption``), ``edit`` and ``output``.
-
-    Raises:
-        ValueError: what was expected and what was given.
-    """
-    try:
-        data = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"expected JSON, got {line.strip()!r:.60}: {error}") from None
-    if not isinstance(data, Mapping):
-        raise ValueError(f"expected an object, got {line.strip()!r:.60}")
-    first = "input" if "input" in data or "caption" not in data else "caption"
-    for name in (first, "edit", "output"):
-        if not isinstance(data.get(name), str):
-            raise ValueError(f"expected a text under {name!r}, got {data.get(name, 'nothing')!r:.60}")
-    try:
-        return validated(EditPrompt(data[first], data["edit"], data["output"]))
-    except Rejected as error:
-        raise ValueError(str(error)) from None
-
-
-def read_triples(path: str | Path) -> Iterator[tuple[int, EditPrompt | ValueError]]:
-    """Number of each line of a file that is not blank, and its triple or what is wrong with it.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    yield number, triple_in(line)
-                except ValueError as error:
-                    yield number, error
-    except UnicodeDecodeError as error:
-        raise UserError(f"cannot read {path}: expected UTF-8 text, got {error}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-def read_examples(path: str | Path) -> list[EditPrompt]:
+def read_examples(path: str | Path) -> list[Triple]:
     """Triples to show a chat model.
 
     Raises:
         UserError: the file cannot be read, holds none, or a line of it is wrong.
     """
     examples = []
-    for number, triple in read_triples(path):
-        if isinstance(triple, ValueError):
-            raise UserError(f"{path}, line {number}: {triple}")
-        examples.append(triple)
+    for entry in read_triples(path):
+        try:
+            examples.append(validated(entry.triple))
+        except ValueError as error:
+            raise UserError(f"{entry.name}: {error}") from None
     if not examples:
         raise UserError(f"{path}: expected triples to show the model, got an empty file")
     return examples

@@ -24,13 +24,13 @@ from dataset_creation.text.instructions import (
     EXAMPLES_FILE,
     SCHEMA,
     STOP,
-    EditPrompt,
     Rejected,
     chat_messages,
     draw_shots,
     prompt_of,
     read_examples,
 )
+from ldm.data.formats import Triple
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class LanguageModel:
         api: str = "auto",
         base_url: str | None = None,
         api_key: str | None = None,
-        examples: Sequence[EditPrompt] = (),
+        examples: Sequence[Triple] = (),
         shots: int = SHOTS,
         seed: int = 0,
         retries: int = RETRIES,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dataset_creation.text.captions import Caption, fingerprint
+from ldm.data.triples import Entry, read_triples
 from ldm.files import replacing
 from ldm.util import UserError
 
@@ -40,10 +40,10 @@ def merge(path: Path, parts: Sequence[Path]) -> Merged:
     kept = repeated = 0
     with replacing(path) as unfinished, open(unfinished, "wb") as merged:
         for part in parts:
-            for number, line in enumerate(_lines(part), 1):
-                keys = _keys(line, f"{part}, line {number}")
+            for entry in read_triples(part):
+                keys = _keys(entry)
                 if seen.isdisjoint(keys):
-                    merged.write(line)
+                    merged.write(entry.line)
                     kept += 1
                 else:
                     repeated += 1
@@ -51,22 +51,16 @@ def merge(path: Path, parts: Sequence[Path]) -> Merged:
     return Merged(path, kept, repeated)
 
 
-def _lines(path: Path) -> list[bytes]:
-    try:
-        return path.read_bytes().splitlines(keepends=True)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _keys(line: bytes, name: str) -> set[int]:
+def _keys(entry: Entry) -> set[int]:
     """Fingerprints of caption and URL."""
     try:
-        data = json.loads(line)
-        if "settings" in data:
-            raise UserError(f"{name}: expected a triple, got a file of rejected captions")
-        caption, url = data["caption"], data.get("url")
-        if not line.endswith(b"\n") or not all(isinstance(data[key], str) for key in ("edit", "output")):
+        if "settings" in entry.fields:
+            raise UserError(f"{entry.name}: expected a triple, got a file of rejected captions")
+        triple = entry.triple
+        if not entry.line.endswith(b"\n"):
             raise ValueError("not whole")
-        return {Caption(caption).key} | ({~fingerprint(url)} if url else set())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{name}: expected a triple, got {line[:60]!r} ({error})") from None
+        return {Caption(triple.caption).key} | ({~fingerprint(triple.url)} if triple.url else set())
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{entry.name}: expected a triple, got {entry.line[:60]!r} ({error})") from None

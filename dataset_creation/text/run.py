@@ -10,7 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -144,7 +144,7 @@ def _settings(options: RunOptions, captions: Captions, model: LanguageModel) -> 
         "model": model.model,
         "api": model.api,
         "shots": model.shots if chat else None,
-        "examples": _digest([asdict(example) for example in model.examples]) if chat else None,
+        "examples": _digest([example.texts for example in model.examples]) if chat else None,
         "moderation": options.moderation,
         "wordlist": Path(options.wordlist).name if options.wordlist else None,
     }
@@ -238,8 +238,7 @@ class _TripleRun:
         """Make a triple of a caption, or note why there is none."""
         try:
             triple = await edit_for(self, caption.text)
-            texts = [triple.caption, triple.edit, triple.output]
-            if await self._answer(lambda: self.flagged(texts)):
+            if await self._answer(lambda: self.flagged(list(triple.texts.values()))):
                 raise Rejected("flagged")
         except Rejected as reason:
             self.journal.reject(caption, reason.reason, reason.detail)

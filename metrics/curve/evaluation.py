@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,19 +55,20 @@ class Evaluation:
     batch_size: int
     as_published: bool = False
 
-    def run(self, results: JsonLines) -> None:
-        """Do what `results` has no row of yet.
+    def run(self, results: JsonLines) -> list[dict[str, Any]]:
+        """Do what `results` has no row of yet; all rows.
 
         Raises:
             UserError: a sample that cannot be read, an edit that is not a number, or too little memory.
         """
-        done = {(row["sample"], setting_key(row)) for row in results.rows}
+        rows = list(results.rows)
+        done = {(row["sample"], setting_key(row)) for row in rows}
         names = {setting: setting_key(asdict(setting)) for setting in self.settings}
         wanted = [(number, name) for number in self.samples.numbers for name in names.values()]
         left = [edit for edit in wanted if edit not in done]
         todo = list(dict.fromkeys(number for number, _ in left))
         batches = [todo[i : i + self.batch_size] for i in range(0, len(todo), self.batch_size)]
-        gallery = Gallery(self.folder, set(sorted(self.samples.numbers)[:SAMPLES]), results.rows)
+        gallery = Gallery(self.folder, set(sorted(self.samples.numbers)[:SAMPLES]), rows)
         there = len(wanted) - len(left)
         with tqdm(total=len(wanted), initial=there, desc="edits", unit="edit", smoothing=0.05) as bar:
             for numbers in batches:
@@ -74,13 +76,14 @@ class Evaluation:
                 for setting in self.settings:
                     missing = [x for x in samples if (x.number, names[setting]) not in done]
                     if missing:
-                        self._edit(missing, setting, results, gallery)
+                        rows += self._edit(missing, setting, results, gallery)
                         bar.update(len(missing))
+        return rows
 
     def _edit(
         self, samples: Sequence[EvalSample], setting: Setting, results: JsonLines, gallery: Gallery
-    ) -> None:
-        """Edit and rate samples at one setting, and add their rows."""
+    ) -> list[dict[str, Any]]:
+        """Edit and rate samples at one setting, and add their rows, which are returned."""
         seeds = [derived_seed(self.seed, "noise", sample.number) for sample in samples]
         with memory_errors(f"edit {len(samples)} pictures at once (--batch-size)"):
             edited = self.method.edit(samples, setting, seeds).float()  # [B, 3, H, W]
@@ -95,6 +98,7 @@ class Evaluation:
         gallery.add(samples, edited, rows)
         for row in rows:
             results.append(row)
+        return rows
 
     def rate(self, before: Tensor, edited: Tensor, samples: Sequence[EvalSample]) -> list[dict[str, float]]:
         """Similarities of B samples by name; pictures [B, 3, H, W], about [-1, 1]."""

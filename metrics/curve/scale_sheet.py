@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image
 
-from ldm.pictures.contact_sheet import GAP, LINES, TEXT_WIDTH
 from ldm.pictures.reading import open_image
-from ldm.pictures.typesetting import text_font, wrapped
+from ldm.pictures.sheet import GAP, Cell, sheet
 from metrics.curve.curves import Row, picture_file, setting, setting_key, setting_words
 
 CELL = 160  # pixels of the square that a picture is fitted into
-HEADING = 44
-FONT_SIZE = 14
+TEXT_WIDTH = 160
+HEADING = 44  # with the gaps above and below
 SAMPLES = 8
 
 
@@ -32,22 +31,9 @@ def scale_sheet(folder: Path, rows: Sequence[Row]) -> Image.Image:
     }
     edits = {row["sample"]: row["edit"] for row in sorted(rows, key=lambda row: row["sample"])}
     samples = list(edits.items())[:SAMPLES]
-    left = TEXT_WIDTH + 2 * GAP
-    size = (left + len(columns) * (CELL + GAP), HEADING + len(samples) * (CELL + GAP))
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    font = text_font(FONT_SIZE)
-    for column, text in enumerate(columns.values()):
-        middle = (left + column * (CELL + GAP) + CELL // 2, HEADING // 2)
-        draw.multiline_text(middle, text, "black", font, anchor="mm", align="center")
-    for place, (sample, edit) in enumerate(samples):
-        top = HEADING + place * (CELL + GAP)
-        text = "\n".join(wrapped(edit, font, TEXT_WIDTH, LINES))
-        draw.multiline_text((GAP, top + CELL // 2), text, "black", font, anchor="lm")
-        for column, key in enumerate(columns):
-            file = picture_file(folder, sample, key)
-            if file.exists():
-                small = ImageOps.contain(open_image(file), (CELL, CELL), Image.Resampling.LANCZOS)
-                x = left + column * (CELL + GAP)
-                sheet.paste(small, (x + (CELL - small.width) // 2, top + (CELL - small.height) // 2))
-    return sheet
+    table: list[list[Cell]] = [["", *columns.values()]]
+    for sample, edit in samples:
+        files = [picture_file(folder, sample, key) for key in columns]
+        table.append([edit, *(open_image(file) if file.exists() else "" for file in files)])
+    widths, heights = [TEXT_WIDTH, *[CELL] * len(columns)], [HEADING - 2 * GAP, *[CELL] * len(samples)]
+    return sheet(table, widths, heights)

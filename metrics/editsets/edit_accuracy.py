@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm.data.formats import Example, Prompt, pair_paths, read_picture, read_prompt
+from ldm.data.formats import Example, Triple, pair_paths, read_picture, read_prompt
 from ldm.pictures.fitting import to_tensor
 from ldm.util import UserError
 
@@ -35,7 +35,7 @@ class EditPairs:
 
     before: Tensor
     after: Tensor
-    prompts: list[Prompt]
+    prompts: list[Triple]
     groups: Tensor
 
     @property

@@ -86,8 +86,7 @@ def read_config(config: DictConfig | Mapping[str, Any] | str | Path) -> Any:
         config = OmegaConf.load(config) if source else config
         return OmegaConf.create(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
-        raise UserError(f"cannot read configuration{source}: {reason}") from error
+        raise UserError(f"cannot read configuration{source}: {one_line(error)}") from error
 
 
 def instantiate_from_config(config: Mapping[str, Any]) -> Any:
@@ -125,9 +124,12 @@ def reject_unknown(target: str, factory: Callable[..., Any], params: Mapping[str
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, in one line; `datasets` says no more than that something did while it copied rows."""
+    """What went wrong, in one line; of a file that cannot be used, in the system's words."""
+    # `datasets` says no more than that something went wrong while it copied rows.
     while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
         error = error.__cause__
+    if getattr(error, "strerror", None):
+        return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -11,33 +11,45 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ldm.files import replacing
-from ldm.util import UserError
+from ldm.util import UserError, one_line
 
 SPLITS = ("train", "val", "test")
 SHARES = (0.9, 0.05, 0.05)  # of the splits, as published
 
 FOLDER = re.compile(r"[0-9]{7,}")  # of a prompt, by its number
 INDEX = "seeds.json"
+PROMPT = "prompt.json"
 METADATA = "metadata.jsonl"
+JPEG_QUALITY = 100
+CAPTION_KEYS = ("input", "caption")  # of the caption before: released prompts, self-made ones
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """The texts of an example: caption before, instruction, caption after."""
+class Triple:
+    """The texts of an edit: caption before, instruction, caption after; where the picture is."""
 
-    input: str
+    caption: str
     edit: str
     output: str
+    url: str | None = field(default=None, compare=False)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The three by name."""
+        return {"caption": self.caption, "edit": self.edit, "output": self.output}
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,7 @@ def split_examples(examples: Sequence[T], split: str, splits: Sequence[float]) -
     return examples[low : len(examples) if split == SPLITS[-1] else high]
 
 
-def write_index(root: Path, rows: Mapping[str, Sequence[str]]) -> None:
+def write_index(root: Path, rows: Mapping[str, Sequence[str | int]]) -> None:
     """Write ``seeds.json``, sorted, in place of one that is there; errors as of `ldm.files.replacing`.
 
     Args:
@@ -105,7 +117,7 @@ def prompt_folders(root: Path) -> list[Path]:
         with os.scandir(root) as entries:
             names = [entry.name for entry in entries if FOLDER.fullmatch(entry.name) and entry.is_dir()]
     except OSError as error:
-        raise UserError(f"dataset: cannot read {root}: {error.strerror}") from error
+        raise UserError(f"dataset: cannot read {root}: {one_line(error)}") from error
     return [root / name for name in sorted(names)]
 
 
@@ -127,39 +139,116 @@ def read_metadata(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def read_fields(folder: Path) -> dict[str, Any]:
-    """All that ``prompt.json`` says.
+def fields_in(content: bytes) -> dict[str, Any]:
+    """The JSON object that a ``prompt.json`` or a line of a file holds.
 
     Raises:
-        UserError: it is not there, or no JSON object.
+        ValueError: what was expected and what was given.
     """
-    file = folder / "prompt.json"
+    shown = repr(content.strip().decode(errors="replace"))[:60]
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(fields, dict):
-            raise ValueError(f"got {str(fields)[:60]}")
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected JSON, got {shown}: {one_line(error)}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"expected an object, got {shown}")
+    return fields
+
+
+def triple_in(fields: Mapping[str, Any]) -> Triple:
+    """The triple of an object with ``input`` or ``caption``, ``edit``, ``output``; errors as `fields_in`."""
+    names = (next((key for key in CAPTION_KEYS if key in fields), CAPTION_KEYS[0]), "edit", "output")
+    for name in names:
+        if not isinstance(fields.get(name), str):
+            raise ValueError(f"expected a text under {name!r}, got {fields.get(name, 'nothing')!r:.60}")
+    url = fields.get("url")
+    return Triple(*(fields[name] for name in names), url if isinstance(url, str) else None)
+
+
+def read_fields(folder: Path) -> dict[str, Any]:
+    """All that a folder's ``prompt.json`` says.
+
+    Raises:
+        UserError: it is not there, or not what `triple_in` reads.
+    """
+    file = folder / PROMPT
+    try:
+        fields = fields_in(file.read_bytes())
+        triple_in(fields)
         return fields
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: expected a JSON object: {error}") from error
+        raise UserError(f"{file}: expected input (or caption), edit and output: {one_line(error)}") from error
 
 
-def read_prompt(folder: Path) -> Prompt:
-    """The texts of an example's folder; self-made datasets call the first caption ``caption``."""
-    file = folder / "prompt.json"
+def read_prompt(folder: Path) -> Triple:
+    """The texts of a folder; errors as of `read_fields`."""
+    return triple_in(read_fields(folder))
+
+
+def write_prompt(
+    folder: Path,
+    fields: Mapping[str, Any],
+    pictures: Mapping[str, bytes],
+    lines: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Write a prompt's folder, which is there complete or not at all; one that is there already stays.
+
+    Args:
+        fields: of ``prompt.json``.
+        pictures: files by their name, see `pair_names`.
+        lines: of ``metadata.jsonl``; None: without that file.
+
+    Raises:
+        UserError: it cannot be written; nothing of it is left behind.
+    """
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        caption = data["input"] if "input" in data else data["caption"]
-        texts = (caption, data["edit"], data["output"])
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"got {texts}")
-        return Prompt(*texts)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file}: expected input (or caption), edit and output: {error!r}") from error
+        aside.mkdir(parents=True)
+        (aside / PROMPT).write_text(json.dumps(fields))
+        for name, content in pictures.items():
+            (aside / name).write_bytes(content)
+        if lines is not None:
+            (aside / METADATA).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        os.rename(aside, folder)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not folder.exists():
+            raise UserError(
+                f"cannot write {folder}: {one_line(error)}; nothing is lost, the same command goes on"
+            ) from error
 
 
-def pair_paths(folder: Path, seed: str) -> tuple[Path, Path]:
+def jpeg(pixels: np.ndarray, **options: Any) -> bytes:
+    """The file of a picture [H, W, 3] uint8, of the quality that is published.
+
+    Args:
+        options: more of Pillow's for the format.
+    """
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY, **options)
+    return file.getvalue()
+
+
+def folder_name(number: int) -> str:
+    """Of a prompt."""
+    return f"{number:07d}"
+
+
+def pair_names(seed: str | int) -> tuple[str, str]:
+    """What the files of the pictures before and after are called."""
+    return f"{seed}_0.jpg", f"{seed}_1.jpg"
+
+
+def pair_paths(folder: Path, seed: str | int) -> tuple[Path, Path]:
     """Files of the pictures before and after."""
-    return folder / f"{seed}_0.jpg", folder / f"{seed}_1.jpg"
+    before, after = pair_names(seed)
+    return folder / before, folder / after
+
+
+def seeds_on_disk(folder: Path) -> list[str]:
+    """Seeds of the pairs in a prompt's folder, of which at least a half is there, as texts in order."""
+    return sorted({file.name.rpartition("_")[0] for file in folder.glob("*_[01].jpg")})
 
 
 def read_picture(file: Path | BinaryIO, name: str | None = None) -> Image.Image:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
-from torch.utils.data import Dataset
 
-from ldm.data.formats import SHARES, read_picture, split_examples
-from ldm.data.pairs import PairTransform
+from ldm.data.formats import read_picture
+from ldm.data.pairs import PairDataset
 from ldm.files import HUB_NAME
 from ldm.util import UserError, one_line
 
@@ -91,48 +90,34 @@ class HubRows:
         )
 
 
-class HubEditDataset(Dataset):
+@dataclass(eq=False, repr=False)
+class HubEditDataset(PairDataset):
     """`EditDataset` on parquet files: the same splits, sizes, crop, flip and items, from rows of a table.
 
     Args:
         path, hub_split, revision, cache_dir: see `HubRows`.
         split, splits: train, val or test, and the shares of the three by index over the rows.
-        min_resize_res, max_resize_res, crop_res, flip_prob: see `PairTransform`.
+        min_resize_res, max_resize_res, crop_res, flip_prob: see `PairDataset`.
         before_column, edit_column, after_column: columns of the two pictures and of the instruction.
     """
 
-    def __init__(
-        self,
-        path: str,
-        split: str = "train",
-        splits: Sequence[float] = SHARES,
-        min_resize_res: int = 256,
-        max_resize_res: int = 256,
-        crop_res: int | Sequence[int] = 256,
-        flip_prob: float = 0.0,
-        before_column: str = Columns.before,
-        edit_column: str = Columns.edit,
-        after_column: str = Columns.after,
-        hub_split: str = "train",
-        revision: str | None = None,
-        cache_dir: str | None = None,
-    ) -> None:
-        self.transform = PairTransform(min_resize_res, max_resize_res, crop_res, flip_prob)
-        self.crop_res = self.transform.crop_res
-        split_examples((), split, splits)  # a mistake in them is told before the files are read
-        columns = Columns(before_column, edit_column, after_column)
-        self.rows = HubRows(path, columns, hub_split, revision, cache_dir)
-        self.examples = split_examples(range(len(self.rows)), split, splits)
+    before_column: str = Columns.before
+    edit_column: str = Columns.edit
+    after_column: str = Columns.after
+    hub_split: str = "train"
+    revision: str | None = None
+    cache_dir: str | None = None
 
-    def __len__(self) -> int:
-        return len(self.examples)
+    def read_all(self) -> range:
+        columns = Columns(self.before_column, self.edit_column, self.after_column)
+        self.rows = HubRows(self.path, columns, self.hub_split, self.revision, self.cache_dir)
+        return range(len(self.rows))
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        row = self.examples[i]
+    def read(self, row: int) -> tuple[Image.Image, Image.Image, str]:
         before, instruction, after = self.rows.read(row)
         if instruction is None:
             raise UserError(f"dataset {self.rows.name(row, self.rows.columns.edit)}: expected text, got null")
-        return self.transform(*self.rows.pictures(row, before, after), instruction)
+        return *self.rows.pictures(row, before, after), instruction
 
 
 def open_table(

@@ -9,60 +9,107 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ldm.util import UserError, differences
+from ldm.util import UserError, differences, one_line
 
 FAR = 2**31 - 1  # a byte that no file has: what is locked on Windows nobody else can read
 
 
 class JsonLines:
-    """A file whose first line, ``{"settings": …}``, says how its other lines came to be. A context manager.
+    """A file of lines that is open for more. A context manager.
 
     Args:
         path: of the file; its folder is made.
-        settings: what the lines depend on, in plain JSON types.
+        settings: what the lines depend on, in plain JSON types; they stand in the first line,
+            ``{"settings": …}``. None: the file has no such line.
+        product: a file without that line that came to be by the same settings.
+        keep: makes of a line what stands in `rows`; may raise a `UserError`.
 
     Attributes:
-        rows: the lines that are there, without the first.
+        rows: the lines that were there at the start, without the first.
 
     Raises:
         UserError: another process is writing there, or one with other settings has been.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        product: JsonLines | None = None,
+        keep: Callable[[Mapping[str, Any]], Any] = dict,
+    ) -> None:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "a+b", buffering=0)
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
+            raise UserError(f"cannot write {path}: {one_line(error)}") from error
         try:
             lock(self._file, path)
-            self._begin(settings)
+            lines = self._whole_lines()
+            header = None if settings is None else next(lines, None)
+            made = product.rows if product else []
+            name = product.path if product else path
+            known = header is None or isinstance(header.get("settings"), dict)
+            if settings is not None and (not known or (header is None and made)):
+                where = f"with its {path.name}" if product else "that begins with its settings"
+                raise UserError(f"{name}: expected a new file, or one {where}")
+            self.rows = [keep(line) for line in lines]
+            if settings is not None and header != {"settings": settings}:
+                if self.rows or made:
+                    raise UserError(
+                        f"{name}: was begun with {differences(header['settings'], settings)}; expected the "
+                        "same settings, or another file"
+                    )
+                self._file.truncate(0)  # nothing came of the run before, so it binds nobody
+                self.append({"settings": settings})
         except BaseException:
             self._file.close()
             raise
 
-    def _begin(self, settings: Mapping[str, Any]) -> None:
-        header, *self.rows = [*whole_lines(self._file)] or [None]
-        if header and not isinstance(header.get("settings"), dict):
-            raise UserError(f"{self.path}: expected a new file, or one that begins with its settings")
-        if header is None or header["settings"] != settings:
-            if self.rows:
-                raise UserError(
-                    f"{self.path}: was begun with {differences(header['settings'], settings)}; expected the "
-                    "same settings, or another file"
-                )
-            self._file.truncate(0)  # nothing came of the run before, so it binds nobody
-            append_line(self._file, {"settings": settings}, self.path)
+    def _whole_lines(self) -> Iterator[dict[str, Any]]:
+        """Objects of the lines that are there; one at the end that was not written whole is cut off."""
+        end = self._file.seek(0)
+        for line in open(self._file.fileno(), "rb", closefd=False):
+            try:
+                if not line.endswith(b"\n"):
+                    break
+                value = json.loads(line)
+                if not isinstance(value, dict):
+                    raise ValueError("no object")
+            except ValueError as error:
+                raise UserError(f"{self.path}: expected JSON lines, got {line[:60]!r}") from error
+            end += len(line)
+            yield value
+        self._file.truncate(end)
+        self._file.seek(end)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a line to the file and to `rows`; errors as of `append_line`."""
-        append_line(self._file, row, self.path)
-        self.rows.append(dict(row))
+        """Write a line whole or not at all.
+
+        Raises:
+            UserError: it cannot be written; the file is as it was before.
+        """
+        # Lone surrogates have no UTF-8: such a line alone is written in ASCII.
+        text = json.dumps(row, ensure_ascii=False) + "\n"
+        try:
+            line = text.encode()
+        except UnicodeEncodeError:
+            line = (json.dumps(row) + "\n").encode()
+        before = self._file.seek(0, os.SEEK_END)
+        try:
+            while line:  # a disk that is nearly full takes a part, and then says so
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            self._file.truncate(before)
+            raise UserError(
+                f"cannot write {self.path}: {one_line(error)}; nothing is lost, the same command goes on"
+            ) from error
 
     def __enter__(self) -> JsonLines:
         return self
@@ -103,46 +150,3 @@ def lock(file: IO[bytes], path: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # Windows says the latter
         raise UserError(f"{path}: another process is writing this file") from None
-
-
-def whole_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """Objects of the lines of a file; one at the end that was not written whole is cut off."""
-    file.seek(0)
-    end = 0
-    reader = open(file.fileno(), "rb", closefd=False)
-    for line in reader:
-        try:
-            if not line.endswith(b"\n"):
-                break
-            value = json.loads(line)
-            if not isinstance(value, dict):
-                raise ValueError("no object")
-        except ValueError as error:
-            raise UserError(f"{file.name}: expected JSON lines, got {line[:60]!r}") from error
-        end += len(line)
-        yield value
-    file.truncate(end)
-    file.seek(end)
-
-
-def append_line(file: IO[bytes], value: Mapping[str, Any], path: Path) -> None:
-    """Write a line whole or not at all.
-
-    Raises:
-        UserError: it cannot be written; the file is as it was before.
-    """
-    # Lone surrogates have no UTF-8: such a line alone is written in ASCII.
-    text = json.dumps(value, ensure_ascii=False) + "\n"
-    try:
-        line = text.encode()
-    except UnicodeEncodeError:
-        line = (json.dumps(value) + "\n").encode()
-    before = file.seek(0, os.SEEK_END)
-    try:
-        while line:  # a disk that is nearly full takes a part, and then says so
-            line = line[file.write(line) :]
-    except OSError as error:
-        file.truncate(before)
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; nothing is lost, the same command goes on"
-        ) from error

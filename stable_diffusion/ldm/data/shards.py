@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.data.formats import METADATA, pair_paths, prompt_folders, read_fields, read_metadata
+from ldm.data.formats import (
+    fields_in,
+    pair_names,
+    pair_paths,
+    prompt_folders,
+    read_fields,
+    read_metadata,
+    seeds_on_disk,
+    write_prompt,
+)
 from ldm.files import replacing
-from ldm.util import UserError
+from ldm.util import UserError, one_line
 
 _MEMBER = re.compile(r"(\d{7,})(?:_(\d+)\.(0\.jpg|1\.jpg|json)|\.json)", re.ASCII)
 _PAIR_FIELDS = re.compile(r"seed|p2p_threshold|cfg_scale|clip_sim_\w+|nsfw_score")
@@ -35,10 +42,10 @@ def pack(folders: Sequence[Path], shard: Path) -> None:
         for folder in sorted(folders):
             fields = read_fields(folder)
             lines = {str(line["seed"]): line for line in read_metadata(folder)}
-            seeds = {file.name.rpartition("_")[0] for file in folder.glob("*_[01].jpg")} | lines.keys()
+            seeds = [*lines, *(seed for seed in seeds_on_disk(folder) if seed not in lines)]
             if not seeds:
                 _add(tar, f"{folder.name}.json", json.dumps(fields).encode())
-            for seed in [*lines, *sorted(seeds - lines.keys())]:
+            for seed in seeds:
                 key = f"{folder.name}_{seed}"
                 for side, file in enumerate(pair_paths(folder, seed)):
                     _add(tar, f"{key}.{side}.jpg", _picture(file))
@@ -49,7 +56,7 @@ def _picture(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot pack {file}: {error.strerror}") from error
+        raise UserError(f"cannot pack {file}: {one_line(error)}") from error
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -105,26 +112,19 @@ def _prompts(tar: tarfile.TarFile, shard: Path) -> Iterator[tuple[str, list[tupl
 
 def _write(folder: Path, members: list[tuple[str, bytes]]) -> None:
     """Make the folder of a prompt."""
-    aside = folder.with_name(f".{folder.name}.part")  # removed when a run begins that prompt again
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     prompt: dict[str, Any] = {}
     lines = []
+    pictures: dict[str, bytes] = {}
     for rest, content in members:
         if rest.endswith(".json"):
-            fields = json.loads(content)
-            if not isinstance(fields, dict):
-                raise ValueError(f"expected a JSON object as {folder.name}{rest}")
+            fields = fields_in(content)
             prompt = {name: value for name, value in fields.items() if not _PAIR_FIELDS.fullmatch(name)}
-            if rest != ".json":
-                pair = {name: value for name, value in fields.items() if name not in prompt}
-                lines += [json.dumps(pair) + "\n"] if pair else []
+            if pair := {name: value for name, value in fields.items() if name not in prompt}:
+                lines.append(pair)
         else:
             seed, side, _ = rest.removeprefix("_").split(".")
-            pair_paths(aside, seed)[int(side)].write_bytes(content)
-    (aside / "prompt.json").write_text(json.dumps(prompt), encoding="utf-8")
-    (aside / METADATA).write_text("".join(lines), encoding="utf-8", newline="\n")
-    os.rename(aside, folder)
+            pictures[pair_names(seed)[int(side)]] = content
+    write_prompt(folder, prompt, pictures, lines)
 
 
 def shards_in(root: Path) -> list[Path]:

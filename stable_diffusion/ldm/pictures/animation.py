@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from ldm.files import replacing
+from ldm.pictures.sheet import sheet
 from ldm.pictures.typesetting import text_font, wrapped
 from ldm.util import UserError
 
@@ -68,16 +69,12 @@ def save_animation(frames: Sequence[Image.Image], captions: Sequence[str], path:
         )
 
 
-def sheet(frames: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Image.Image:
+def sheet_of(frames: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Image.Image:
     """One picture of all frames, captioned as for `save_animation`, in rows of `columns`."""
     cells = captioned(frames, captions)
-    width, height = (side + MARGIN for side in cells[0].size)
-    rows = -(-len(cells) // columns)
-    picture = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), "white")
-    for i, cell in enumerate(cells):
-        row, column = divmod(i, columns)
-        picture.paste(cell, (MARGIN + column * width, MARGIN + row * height))
-    return picture
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    width, height = cells[0].size
+    return sheet(rows, [width] * columns, [height] * len(rows), MARGIN)
 
 
 def captioned(frames: Sequence[Image.Image], captions: Sequence[str]) -> list[Image.Image]:

@@ -99,7 +99,7 @@ def check_readable(path: Path) -> None:
         if not os.access(path, os.R_OK):
             raise UserError(f"cannot read {path}: no permission")
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or one_line(error)}") from error
+        raise UserError(f"cannot read {path}: {one_line(error)}") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -63,7 +63,7 @@ def prepare_output(path: str | Path) -> str:
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or one_line(error)}") from error
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
     return file_format
 
 
@@ -86,7 +86,7 @@ def save_image(image: Image.Image, path: str | Path, settings: dict[str, Any] | 
             image.save(file, format=file_format, **options)
         os.replace(temporary, target)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or one_line(error)}") from error
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ldm.data.formats import pair_paths, read_examples, read_picture, read_prompt
+from ldm.data.formats import PROMPT, pair_paths, read_examples, read_picture, read_prompt
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.pictures.fitting import to_tensor
 from ldm.training.latent_cache import (
@@ -94,7 +94,7 @@ def read_contents(path: str | Path) -> Contents:
             text_rows[text] = len(contents.texts)
             contents.texts.append(text)
         contents.text_rows.append(text_rows[text])
-        contents.prompt_sizes.append(file_size(example.folder / "prompt.json"))
+        contents.prompt_sizes.append(file_size(example.folder / PROMPT))
     return contents
 
 

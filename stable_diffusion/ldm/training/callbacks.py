@@ -11,9 +11,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from einops import rearrange
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import Tensor
+
+from ldm.pictures.sheet import Cell, sheet
 
 LEAST_SIDE = 128  # pixels of a picture in a grid, so that its instruction can be read
 
@@ -120,30 +122,18 @@ def grid(columns: Mapping[str, Tensor | Sequence[str]]) -> Image.Image:
     """
     height, width = next(x.shape[2:] for x in columns.values() if isinstance(x, Tensor))
     scale = -(-LEAST_SIDE // min(height, width))
-    size = (width * scale, height * scale)
-    strips = []
-    for column in columns.values():
-        cells = pictures_of(column) if isinstance(column, Tensor) else [panel(t, size) for t in column]
-        strips.append(np.concatenate([np.asarray(c.resize(size, Image.Resampling.NEAREST)) for c in cells]))
-    return Image.fromarray(np.concatenate(strips, axis=1))
+    width, height = width * scale, height * scale
+
+    def cells(column: Tensor | Sequence[str]) -> list[Cell]:
+        if not isinstance(column, Tensor):
+            return list(column)
+        return [picture.resize((width, height), Image.Resampling.NEAREST) for picture in pictures_of(column)]
+
+    rows = list(zip(*map(cells, columns.values()), strict=True))
+    return sheet(rows, [width] * len(columns), [height] * len(rows), 0, max(12, width // 16))
 
 
 def pictures_of(x: Tensor) -> list[Image.Image]:
     """PIL pictures of a batch [B, 3, H, W] in [-1, 1]."""
     pixels = rearrange((x.float().cpu().clamp(-1, 1) + 1) * 127.5, "b c h w -> b h w c").round()
     return [Image.fromarray(picture) for picture in pixels.numpy().astype(np.uint8)]
-
-
-def panel(text: str, size: tuple[int, int]) -> Image.Image:
-    """The text in black on white, broken into lines that fit the width; what is too long is cut."""
-    image = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=max(12, size[0] // 16))
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and draw.textlength(longer, font) > size[0] - 8:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    draw.multiline_text((4, 4), "\n".join(lines), fill="black", font=font)
-    return image

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ldm.data.formats import SHARES, pair_paths, read_prompt
+from ldm.data.formats import pair_paths, read_prompt
+from ldm.data.pairs import check_share
 from ldm.training.latent_cache import CachedEditDataset
 from ldm.util import UserError
 
 
+@dataclass(eq=False, repr=False)
 class CachedCaptionDataset(CachedEditDataset):
     """The distinct pictures of a dataset of pairs, before and after alike, each with its caption.
 
@@ -28,21 +30,13 @@ class CachedCaptionDataset(CachedEditDataset):
         UserError: as for `CachedEditDataset`, or a share that is none.
     """
 
-    def __init__(
-        self,
-        path: str,
-        split: str = "train",
-        splits: Sequence[float] = SHARES,
-        flip_prob: float = 0.0,
-        resolution: int | None = None,
-        uncond_share: float = 0.1,
-    ) -> None:
-        super().__init__(path, split, splits, flip_prob, resolution)
-        if not 0 <= uncond_share <= 1:
-            raise UserError(f"dataset: expected uncond_share from 0 to 1, got {uncond_share}")
-        self.uncond_share = uncond_share
+    uncond_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("uncond_share", self.uncond_share)
         places: dict[int, tuple[Path, str, int]] = {}  # folder, seed and side of each picture, by its row
-        for _, start, example in self._items:
+        for _, start, example in self.examples:
             for offset, seed in enumerate(example.seeds):
                 for side, row in enumerate(self._rows[start + offset].tolist()):
                     places.setdefault(row, (example.folder, seed, side))
@@ -60,5 +54,5 @@ class CachedCaptionDataset(CachedEditDataset):
         prompt = read_prompt(folder)
         return {
             "image": self._pictures.read("values", row, mirrored).float(),  # [2 z, h, w]
-            "caption": "" if emptied else (prompt.input, prompt.output)[side],
+            "caption": "" if emptied else (prompt.caption, prompt.output)[side],
         }

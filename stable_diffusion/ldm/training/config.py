@@ -11,7 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ldm.util import UserError, get_obj_from_str, instantiate_from_config, reject_unknown
+from ldm.util import (
+    UserError,
+    get_obj_from_str,
+    instantiate_from_config,
+    one_line,
+    reject_unknown,
+)
 from ldm.weights.opening import open_weights
 
 SECTIONS = {
@@ -36,7 +42,7 @@ def read_config(files: Sequence[str], overrides: Sequence[str]) -> DictConfig:
         sections = [OmegaConf.select(config, name) for name in ("model", "data")]
         OmegaConf.to_container(config, resolve=True)
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"config: cannot read {', '.join(files)}: {' '.join(str(error).split())}") from error
+        raise UserError(f"config: cannot read {', '.join(files)}: {one_line(error)}") from error
     if not all(isinstance(section, DictConfig) for section in sections):
         raise UserError(f"config: expected the sections model and data in {', '.join(files) or 'a file'}")
     for name, known in SECTIONS.items():

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -28,9 +28,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from ldm.data.formats import SHARES, Example, pair_paths, read_examples, read_prompt, split_examples
+from ldm.data.formats import INDEX as SEEDS
+from ldm.data.formats import PROMPT, Example, pair_paths, read_examples, read_prompt
+from ldm.data.pairs import SplitDataset, check_share, draw_seed
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util import UserError
@@ -96,7 +97,7 @@ def autoencoder_hash(autoencoder: AutoencoderKL) -> str:
 
 def seeds_hash(path: str | Path) -> str:
     """SHA-256 of a dataset's ``seeds.json``."""
-    return hashlib.sha256((Path(path) / "seeds.json").read_bytes()).hexdigest()
+    return hashlib.sha256((Path(path) / SEEDS).read_bytes()).hexdigest()
 
 
 def file_size(file: Path) -> int:
@@ -131,7 +132,7 @@ def read_info(folder: Path) -> CacheInfo:
 
 
 def renewal_command(
-    path: Path,
+    path: str | Path,
     info: CacheInfo | None = None,
     ckpt: str | None = None,
     vae_ckpt: str | None = None,
@@ -192,76 +193,72 @@ class ShardedRows:
         return self._shards[number].get_slice(name)[(row, *rest)]
 
 
-class CachedEditDataset(Dataset):
+@dataclass(eq=False, repr=False)
+class CachedEditDataset(SplitDataset):
     """The pairs of `EditDataset` as posterior parameters [2 z, h, w] instead of pictures.
 
     Seeds and flips are drawn as `EditDataset` draws them at a fixed size, so the same random state gives the
     same example.
 
     Args:
-        path, split, splits: as for `EditDataset`.
+        path, split, splits: as for `SplitDataset`.
         flip_prob: chance that both pictures of a pair are mirrored.
         resolution: side in pixels that the pictures must have been encoded at; None: whatever it is.
+
+    Attributes:
+        examples: number, place of its pairs in ``rows``, and the example itself.
 
     Raises:
         UserError: there is no cache, or it is not of this dataset or of that resolution.
     """
 
-    def __init__(
-        self,
-        path: str,
-        split: str = "train",
-        splits: Sequence[float] = SHARES,
-        flip_prob: float = 0.0,
-        resolution: int | None = None,
-    ) -> None:
-        if not 0 <= flip_prob <= 1:
-            raise UserError(f"dataset: expected flip_prob from 0 to 1, got {flip_prob}")
-        self.path = Path(path)
-        self.flip_prob = flip_prob
-        folder = self.path / FOLDER
-        examples = read_examples(path)
-        self.info = info = read_info(folder)
-        self.crop_res = (info.height, info.width)
-        if seeds_hash(path) != info.seeds:
-            raise self._stale(f"of other data: {self.path / 'seeds.json'} has changed")
-        if resolution not in (None, info.height) or (resolution and info.width != info.height):
-            raise self._stale(
-                f"at {info.width}x{info.height} pixels, expected {resolution}x{resolution}", resolution
-            )
-        with safe_open(folder / INDEX, framework="pt") as index:
+    flip_prob: float = 0.0
+    resolution: int | None = None
+
+    def __post_init__(self) -> None:
+        check_share("flip_prob", self.flip_prob)
+        self.folder = Path(self.path) / FOLDER
+        super().__post_init__()
+        info = self.info
+        with safe_open(self.folder / INDEX, framework="pt") as index:
             self._rows, self._texts = index.get_tensor("rows"), index.get_tensor("texts")
             sizes, prompt_sizes = index.get_tensor("sizes"), index.get_tensor("prompt_sizes")
+        self._pictures = ShardedRows(self.folder, "pictures", info.pictures, info.shard_size)
+        self._embeddings = ShardedRows(self.folder, "texts", info.texts, info.shard_size)
+        for number, start, example in self.examples:
+            self._check_files(example, sizes[start : start + len(example.seeds)], int(prompt_sizes[number]))
+
+    def read_all(self) -> list[tuple[int, int, Example]]:
+        examples = read_examples(self.path)
+        self.info = info = read_info(self.folder)
+        self.crop_res = (info.height, info.width)
+        if seeds_hash(self.path) != info.seeds:
+            raise self._stale(f"of other data: {Path(self.path) / SEEDS} has changed")
+        side = self.resolution
+        if side not in (None, info.height) or (side and info.width != info.height):
+            raise self._stale(f"at {info.width}x{info.height} pixels, expected {side}x{side}", side)
         ends = accumulate(len(example.seeds) for example in examples)
         starts = [0, *ends][: len(examples)]  # of each example's pairs in `rows`
-        numbered = list(zip(range(len(examples)), starts, examples, strict=True))
-        self._items = split_examples(numbered, split, splits)
-        self._pictures = ShardedRows(folder, "pictures", info.pictures, info.shard_size)
-        self._embeddings = ShardedRows(folder, "texts", info.texts, info.shard_size)
-        for number, start, example in self._items:
-            self._check_files(example, sizes[start : start + len(example.seeds)], int(prompt_sizes[number]))
+        return list(zip(range(len(examples)), starts, examples, strict=True))
 
     def _stale(self, what: str, resolution: int | None = None) -> UserError:
         command = renewal_command(self.path, self.info, resolution=resolution)
-        return UserError(f"latent cache {self.path / FOLDER} is {what}; renew it: {command}")
+        return UserError(f"latent cache {self.folder} is {what}; renew it: {command}")
 
     def _check_files(self, example: Example, sizes: Tensor, prompt_size: int) -> None:
         """Raise `UserError` when a file of the example has another size than when it was encoded."""
         files = [file for seed in example.seeds for file in pair_paths(example.folder, seed)]
         expected = sizes.flatten().tolist()
         if self.info.text_encoder:
-            files.append(example.folder / "prompt.json")
+            files.append(example.folder / PROMPT)
             expected.append(prompt_size)
         for file, size in zip(files, expected, strict=True):
             if file_size(file) != size:
                 raise self._stale(f"of other data: {file} has changed")
 
-    def __len__(self) -> int:
-        return len(self._items)
-
     def __getitem__(self, i: int) -> dict[str, Any]:
-        number, start, example = self._items[i]
-        choice = int(torch.randint(len(example.seeds), ()))
+        number, start, example = self.examples[i]
+        choice = draw_seed(example)
         torch.randint(1, ())  # in place of the size that `EditDataset` draws here
         mirrored = int(torch.rand(()) < self.flip_prob)
         pair = []
@@ -301,7 +298,7 @@ def check_caches(datasets: Iterable[Any], network: nn.Module) -> None:
     for cache in caches:
         command = renewal_command(cache.path, cache.info, network.ckpt_path, autoencoder.ckpt_path)
         end = f"; renew it with this training's config and weights: {command}"
-        where = f"latent cache {cache.path / FOLDER}"
+        where = f"latent cache {cache.folder}"
         if cache.info.autoencoder != expected:
             raise UserError(f"{where} is of other weights of the autoencoder{end}")
         if cache.info.text_encoder and trained:

@@ -18,7 +18,13 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from ldm.training.callbacks import ProgressBar, Throughput
 from ldm.training.saving import LAST, AtomicCheckpointIO, SaveOnSignal
-from ldm.util import UserError, get_obj_from_str, instantiate_from_config, reject_unknown
+from ldm.util import (
+    UserError,
+    get_obj_from_str,
+    instantiate_from_config,
+    one_line,
+    reject_unknown,
+)
 
 BAR_REFRESH = 20  # batches; a log file gets every state of the bar
 SAVE_EVERY = 1000  # optimizer steps
@@ -81,7 +87,7 @@ def build_trainer(
             use_distributed_sampler=False,  # the data module's samplers know of the other processes
         )
     except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
-        raise UserError(f"lightning.trainer: {' '.join(str(error).split())}") from error
+        raise UserError(f"lightning.trainer: {one_line(error)}") from error
 
 
 def data_parallel(options: dict[str, Any]) -> Any:
