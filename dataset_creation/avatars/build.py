@@ -37,7 +37,8 @@ from dataset_creation.avatars.plan import (
     identity_key,
     train_people,
 )
-from dataset_creation.avatars.styles import Style, styles
+from dataset_creation.avatars.style import Style
+from dataset_creation.avatars.styles import styles
 from ldm.arguments import Parser
 from ldm.util import UserError, run_main
 

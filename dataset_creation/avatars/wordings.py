@@ -2,9 +2,9 @@
 
 Slots:
     {he} {him} {his}  the person, in one of the forms of `REFERENCES`
-        "a red beanie",
-    {was}             the bare noun of the value before ("beanie", "sunglasses")
-    {c} {was_c}       a colour after and before
+    {new} {old}       the value after and before with its article ("a red beanie", "sunglasses")
+    {was}             the name of the value before ("beanie", "red")
+    {c}               a colour after
     {noun}            what a colour belongs to ("hoodie", "hat", "beard")
 
 No template needs a verb form that depends on the subject, so that "they" and "the person" fit everywhere.
@@ -48,8 +48,8 @@ _RECOLOR = (
     "make the {noun} {c}", "make {his} {noun} {c}", "change the {noun} color to {c}", "turn the {noun} {c}",
         "{c} {noun}", "what if {his} {noun} were {c}?", "{his} {noun} should be {c}",
         "please make {his} {noun} {c}",
-    "can you turn {his} {noun} {c}?", "change {his} {was_c} {noun} to {c}", "color {his} {noun} {c}",
-        "make the {was_c} {noun} {c}", "I want {his} {noun} to be {c}", "{noun} color: {c}",
+    "can you turn {his} {noun} {c}?", "change {his} {was} {noun} to {c}", "color {his} {noun} {c}",
+        "make the {was} {noun} {c}", "I want {his} {noun} to be {c}", "{noun} color: {c}",
         "give {him} {c} {noun}",
 )  # fmt: skip
 # "give him green hoodie" is broken English; with "hair" and "clothes" it is right.
@@ -103,9 +103,6 @@ TRAIN: dict[str, tuple[str, ...]] = {
     "hat_color": (*_RECOLOR_COUNTED, "give {him} a {c} {noun}", "a {c} {noun}", "paint the {noun} {c}"),
     "mask_add": (*_WEAR, *_ADD, "cover {his} mouth with {new}", "put on {new}"),
     "mask_remove": (*_REMOVE, *_TAKE_OFF),
-    "accessory_add": (*_WEAR, *_ADD, "get {him} {new}"),
-    "accessory_remove": (*_REMOVE, *_TAKE_OFF),
-    "accessory_change": _CHANGE,
     "expression": (
         "make {him} {new}", "make {him} look {new}", "{new}", "{he} should look {new}",
         "what if {he} was {new}?",
@@ -119,7 +116,7 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "what if {he} had {c} skin?", "{his} skin should be {c}", "please make {his} skin {c}",
         "change the skin color to {c}", "can you give {him} {c} skin?", "{he} should have {c} skin",
         "skin color: {c}",
-        "change {his} skin tone from {was_c} to {c}", "make {him} {c}-skinned",
+        "change {his} skin tone from {was} to {c}", "make {him} {c}-skinned",
     ),
     "clothes": (
         "put {him} in {new}", "change {his} clothes to {new}", "{he} should wear {new}",
@@ -139,7 +136,7 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "put {him} on a {c} background", "set the background color to {c}", "what if the background was {c}?",
         "please make the background {c}", "can you change the background to {c}?", "use a {c} background",
         "the background should be {c}", "a {c} backdrop", "color the background {c}", "background: {c}",
-        "change the {was_c} background to {c}", "place {him} in front of a {c} wall",
+        "change the {was} background to {c}", "place {him} in front of a {c} wall",
     ),
 }  # fmt: skip
 
@@ -170,8 +167,6 @@ EXPRESSIONS: dict[str, tuple[str, ...]] = {
     "scared": ("scare {him}", "make {him} afraid", "frighten {him}"),
     "bored": ("make {him} roll {his} eyes", "roll {his} eyes", "{he} should roll {his} eyes"),
     "one-eyed": ("turn {him} into a cyclops", "make {him} a cyclops", "one big eye", "cyclops"),
-    "starstruck": ("give {him} star eyes", "star eyes", "put stars in {his} eyes"),
-    "pouting": ("make {him} pout", "make {him} pucker up", "a kissing mouth"),
     "serious": ("wipe the smile off {his} face", "a straight face", "no smile"),
 }
 
@@ -201,9 +196,6 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     "hat_color": ("how about {c} for the {noun}?", "recolor {his} {noun} to {c}"),
     "mask_add": ("I'd like to see {him} with {new}", "draw {new} on {him}"),
     "mask_remove": ("take away {his} {was}", "I'd like to see {him} without the {was}"),
-    "accessory_add": ("I'd like to see {him} with {new}", "draw {new} on {him}"),
-    "accessory_remove": ("take away {his} {was}", "I'd like to see {him} without the {was}"),
-    "accessory_change": ("make it {new} rather than the {was}", "I'd prefer {new} over the {was}"),
     "expression": ("I'd like to see {him} {new}", "how about {him} looking {new}?", "draw {him} as {new}"),
     "skin": (
         "I'd like to see {him} with {c} skin", "how about {c} for {his} skin?", "recolor the skin to {c}",
