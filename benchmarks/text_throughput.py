@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import sys
 import time
 from functools import partial
@@ -135,6 +136,7 @@ def main() -> None:
     )
     server.start()
     with work_folder(None) as folder:
+        os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
         (memory if args.memory else speed)(ours.recv(), folder, args)
     server.terminate()
 

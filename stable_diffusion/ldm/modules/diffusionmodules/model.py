@@ -6,7 +6,9 @@ Names of parameters are the published ones, since checkpoints hold them. This is
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -77,129 +79,115 @@ class AttnBlock(nn.Module):
         return x + self.proj_out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[2]))
 
 
-def middle_block(channels: int, dropout: float) -> nn.ModuleDict:
-    """Residual block, attention, residual block at the lowest resolution."""
-    return nn.ModuleDict(
-        {
-            "block_1": ResnetBlock(channels, channels, dropout),
-            "attn_1": AttnBlock(channels),
-            "block_2": ResnetBlock(channels, channels, dropout),
-        }
-    )
+@dataclass(frozen=True)
+class DDConfig:
+    """Sizes of encoder and decoder, under their published names.
+
+    Attributes:
+        ch: width of the first level; every width is a multiple of 32.
+        out_ch: channels of the decoded image.
+        ch_mult: width of each level as a multiple of `ch`; each but the last halves height and width.
+        num_res_blocks: residual blocks of a level of the encoder; the decoder has one more.
+        attn_resolutions: heights (for an input `resolution` high) at which blocks are followed by attention.
+        in_channels: of the image.
+        z_channels: of the latent; with `double_z` the encoder also gives its log variance.
+    """
+
+    ch: int
+    out_ch: int
+    ch_mult: Sequence[int]
+    num_res_blocks: int
+    attn_resolutions: Sequence[int]
+    in_channels: int
+    resolution: int
+    z_channels: int
+    dropout: float = 0.0
+    double_z: bool = True
+
+    def width(self, level: int) -> int:
+        return self.ch * self.ch_mult[level]
+
+    def middle(self) -> nn.Sequential:
+        """Residual block, attention, residual block at the lowest resolution."""
+        width = self.width(-1)
+        first, second = (ResnetBlock(width, width, self.dropout) for _ in range(2))
+        return nn.Sequential(OrderedDict(block_1=first, attn_1=AttnBlock(width), block_2=second))
 
 
-def level_block(
-    in_channels: int, out_channels: int, blocks: int, attention: bool, dropout: float
-) -> nn.Module:
-    """One resolution: `blocks` residual blocks, each followed by attention where `attention` is set."""
-    level = nn.Module()
-    widths = [in_channels] + [out_channels] * blocks
-    level.block = nn.ModuleList(ResnetBlock(a, b, dropout) for a, b in zip(widths, widths[1:], strict=False))
-    level.attn = nn.ModuleList(AttnBlock(out_channels) for _ in range(blocks if attention else 0))
-    return level
+class Level(nn.Module):
+    """The blocks of one resolution, each followed by attention where the configuration says so."""
 
+    def __init__(self, config: DDConfig, level: int, in_channels: int, blocks: int) -> None:
+        super().__init__()
+        width = config.width(level)
+        self.block = nn.ModuleList(
+            ResnetBlock(width if i else in_channels, width, config.dropout) for i in range(blocks)
+        )
+        attended = config.resolution // 2**level in config.attn_resolutions
+        self.attn = nn.ModuleList(AttnBlock(width) for _ in range(blocks if attended else 0))
 
-def run_level(level: nn.Module, h: Tensor) -> Tensor:
-    for i, block in enumerate(level.block):
-        h = block(h)
-        if len(level.attn):
-            h = level.attn[i](h)
-    return h
+    def forward(self, h: Tensor) -> Tensor:
+        for i, block in enumerate(self.block):
+            h = block(h)
+            if len(self.attn):
+                h = self.attn[i](h)
+        return h
 
 
 class Encoder(nn.Module):
     """Image to posterior parameters: [B, in_channels, H, W] -> [B, 2 z (or z), H/f, W/f].
 
     f is 2 to the power of (number of levels - 1).
-
-    Args:
-        ch: width of the first level; every width is a multiple of 32.
-        ch_mult: width of each level as a multiple of `ch`.
-        num_res_blocks: residual blocks a level.
-        attn_resolutions: heights (for an input `resolution` high) at which blocks are followed by attention.
-        z_channels: channels of the latent; `double_z` also gives its log variance.
-        out_ch: part of the shared configuration; used by the decoder only.
     """
 
-    def __init__(
-        self,
-        *,
-        ch: int,
-        out_ch: int,
-        ch_mult: Sequence[int],
-        num_res_blocks: int,
-        attn_resolutions: Sequence[int],
-        in_channels: int,
-        resolution: int,
-        z_channels: int,
-        dropout: float = 0.0,
-        double_z: bool = True,
-    ) -> None:
+    def __init__(self, config: DDConfig) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(in_channels, ch, kernel_size=3, padding=1)
+        self.conv_in = nn.Conv2d(config.in_channels, config.ch, kernel_size=3, padding=1)
         self.down = nn.ModuleList()
-        width = ch
-        for i, mult in enumerate(ch_mult):
-            attention = resolution // 2**i in attn_resolutions
-            level = level_block(width, ch * mult, num_res_blocks, attention, dropout)
-            width = ch * mult
-            if i < len(ch_mult) - 1:
+        width = config.ch
+        for i in range(len(config.ch_mult)):
+            level = Level(config, i, width, config.num_res_blocks)
+            width = config.width(i)
+            if i < len(config.ch_mult) - 1:
                 level.downsample = Downsample(width)
             self.down.append(level)
-        self.mid = middle_block(width, dropout)
+        self.mid = config.middle()
         self.norm_out = group_norm(width)
-        self.conv_out = nn.Conv2d(width, (2 if double_z else 1) * z_channels, kernel_size=3, padding=1)
+        channels = (2 if config.double_z else 1) * config.z_channels
+        self.conv_out = nn.Conv2d(width, channels, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for level in self.down:
-            h = run_level(level, h)
+            h = level(h)
             if hasattr(level, "downsample"):
                 h = level.downsample(h)
-        for block in self.mid.values():
-            h = block(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
 class Decoder(nn.Module):
-    """Latent to image: [B, z, H/f, W/f] -> [B, out_ch, H, W]. Arguments as for `Encoder`."""
+    """Latent to image: [B, z, H/f, W/f] -> [B, out_ch, H, W], f as for `Encoder`."""
 
-    def __init__(
-        self,
-        *,
-        ch: int,
-        out_ch: int,
-        ch_mult: Sequence[int],
-        num_res_blocks: int,
-        attn_resolutions: Sequence[int],
-        in_channels: int,
-        resolution: int,
-        z_channels: int,
-        dropout: float = 0.0,
-        double_z: bool = True,
-    ) -> None:
+    def __init__(self, config: DDConfig) -> None:
         super().__init__()
-        width = ch * ch_mult[-1]
-        self.conv_in = nn.Conv2d(z_channels, width, kernel_size=3, padding=1)
-        self.mid = middle_block(width, dropout)
+        width = config.width(-1)
+        self.conv_in = nn.Conv2d(config.z_channels, width, kernel_size=3, padding=1)
+        self.mid = config.middle()
         levels = []
-        for i in reversed(range(len(ch_mult))):
-            attention = resolution // 2**i in attn_resolutions
-            level = level_block(width, ch * ch_mult[i], num_res_blocks + 1, attention, dropout)
-            width = ch * ch_mult[i]
+        for i in reversed(range(len(config.ch_mult))):
+            level = Level(config, i, width, config.num_res_blocks + 1)
+            width = config.width(i)
             if i > 0:
                 level.upsample = Upsample(width)
             levels.append(level)
         self.up = nn.ModuleList(reversed(levels))  # published files number the levels from the finest
         self.norm_out = group_norm(width)
-        self.conv_out = nn.Conv2d(width, out_ch, kernel_size=3, padding=1)
+        self.conv_out = nn.Conv2d(width, config.out_ch, kernel_size=3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = self.conv_in(z)
-        for block in self.mid.values():
-            h = block(h)
+        h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
-            h = run_level(level, h)
+            h = level(h)
             if hasattr(level, "upsample"):
                 h = level.upsample(h)
         return self.conv_out(F.silu(self.norm_out(h)))
