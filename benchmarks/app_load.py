@@ -16,7 +16,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -26,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.runner import work_folder
 from ldm.arguments import Parser, whole_number
 from ldm.files import ROOT
 from ldm.util import run_main
@@ -116,8 +116,8 @@ class Load:
 
 def measure(args: argparse.Namespace) -> dict[str, object]:
     """All figures."""
-    with tempfile.TemporaryDirectory() as name, server(Path(name), args.queue_size) as (address, process):
-        load = Load(address, process, args.clients, args.steps, Path(name) / "results")
+    with work_folder(None) as folder, server(folder, args.queue_size) as (address, process):
+        load = Load(address, process, args.clients, args.steps, folder / "results")
         result: dict[str, object] = {"memory_mb": {0: megabytes(process)}}
         started = time.perf_counter()
         load.one_by_one(load.clients[0], ALONE)
@@ -149,33 +149,14 @@ def report(result: dict[str, object], args: argparse.Namespace) -> str:
 def main() -> None:
     parser = Parser.of(__doc__)
     add = parser.add_argument
-    add(
-        "--clients",
-        type=whole_number(1, 1000),
-        default=20,
-        metavar="N",
-        help="visitors (default: %(default)s)",
-    )
-    add(
-        "--edits",
-        type=whole_number(1, 10**6),
-        default=200,
-        metavar="N",
-        help="of all visitors (default: %(default)s)",
-    )
-    add(
-        "--steps",
-        type=whole_number(1, 1000),
-        default=20,
-        help="denoising steps of an edit (default: %(default)s)",
-    )
-    add(
-        "--queue-size",
-        type=whole_number(1, 1000),
-        default=32,
-        metavar="EDITS",
-        help="that may wait at the server (default: %(default)s)",
-    )
+    for option, most, default, metavar, what in (
+        ("--clients", 1000, 20, "N", "visitors"),
+        ("--edits", 10**6, 200, "N", "of all visitors"),
+        ("--steps", 1000, 20, "STEPS", "denoising steps of an edit"),
+        ("--queue-size", 1000, 32, "EDITS", "that may wait at the server"),
+    ):
+        help = f"{what} (default: %(default)s)"
+        add(option, type=whole_number(1, most), default=default, metavar=metavar, help=help)
     add("--json", action="store_true", help="print the figures as JSON")
     args = parser.parse_args()
     result = measure(args)

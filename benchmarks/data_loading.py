@@ -10,16 +10,15 @@ timed. The target: eight workers read more than one GPU trains on.
 """
 
 import json
-import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ldm.arguments import Parser
+from benchmarks.runner import medians, verdict, work_folder
+from ldm.arguments import Parser, add_settings
 from ldm.util import UserError, run_main
 
 SIDE = 512
@@ -80,9 +79,9 @@ def report(rates: dict[int, float], samples: float) -> str:
     lines = [f"{'workers':>8}{'pictures/s':>12}{'a worker':>10}"]
     lines += [f"{n:8}{rate:12.1f}{rate / max(1, n):10.1f}" for n, rate in rates.items()]
     worst = min(rate / max(1, n) for n, rate in rates.items())
-    verdict = "met" if worst >= needed else "MISSED"
+    shown = verdict(worst, needed, at_least=True, form=".1f")
     lines += [
-        f"{TARGET_WORKERS} workers for {samples:g} samples/s: {needed:.1f} pictures/s of each, {verdict}",
+        f"{TARGET_WORKERS} workers for {samples:g} samples/s: pictures/s of each {shown}",
         f"{TARGET_WORKERS} workers as fast as the slowest here: {TARGET_WORKERS * worst / 2:.0f} samples/s",
     ]
     return "\n".join(lines)
@@ -100,15 +99,12 @@ def main() -> None:
         metavar="N",
         help="loader processes, one measurement for each; 0 reads in this process (default: 0 1 2)",
     )
-    add("--pairs", type=int, default=200, metavar="N", help="of the dataset (default: %(default)s)")
-    add("--batch-size", type=int, default=16, metavar="PAIRS", help="of a batch (default: %(default)s)")
-    add("--runs", type=int, default=3, metavar="N", help="timed epochs of each (default: %(default)s)")
-    add(
-        "--samples-per-second",
-        type=float,
-        default=100.0,
-        metavar="RATE",
-        help="of the training on one GPU, see train_step.py (default: %(default)s)",
+    add_settings(
+        parser,
+        ("--pairs", 200, "of the dataset", "N"),
+        ("--batch-size", 16, "of a batch", "PAIRS"),
+        ("--runs", 3, "timed epochs of each", "N"),
+        ("--samples-per-second", 100.0, "of the training on one GPU, see train_step.py", "RATE"),
     )
     add("--json", action="store_true", help="print all figures as JSON")
     args = parser.parse_args()
@@ -117,11 +113,11 @@ def main() -> None:
     import torch  # late: it takes seconds
 
     torch.set_num_threads(1)  # as workers have it, so that 0 workers are one
-    with tempfile.TemporaryDirectory(prefix="data_loading_") as folder:
-        size = write_dataset(Path(folder), args.pairs)
+    with work_folder(None) as folder:
+        size = write_dataset(folder, args.pairs)
         print(f"wrote {args.pairs} pairs, {size:.0f} kB a picture", file=sys.stderr)
-        runs = {n: epochs(Path(folder), n, args.batch_size, args.runs) for n in args.workers}
-    rates = {n: statistics.median(each) for n, each in runs.items()}
+        runs = {n: epochs(folder, n, args.batch_size, args.runs) for n in args.workers}
+    rates = medians(runs)
     if args.json:
         print(json.dumps({"kilobytes": size, "runs": runs, "pictures_per_second": rates}, indent=2))
     else:

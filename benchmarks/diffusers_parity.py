@@ -13,52 +13,21 @@ Two steps at least: for a single one diffusers' schedule starts at no noise, our
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm.arguments import Parser
+from benchmarks.runner import run_python, verdict, work_folder
+from ldm.arguments import Parser, add_settings
+from ldm.files import ROOT
 from ldm.util import UserError, run_main
 
 if TYPE_CHECKING:
     from PIL import Image
 
-# The memory of a process that starts another one counts into the other's peak: imports come late.
-
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/generate.yaml"
 INSTRUCTION = "turn him into a cyborg"
 CFG_TEXT, CFG_IMAGE, SEED = 7.5, 1.5, 0
 TARGET = 1e-3  # relative error, at most
-
-
-def write_weights(path: Path) -> None:
-    """Write random weights that keep activations of order one."""
-    import torch
-    from omegaconf import OmegaConf
-
-    from ldm.util import instantiate_from_config
-    from ldm.weights.single_file import save_safetensors
-
-    config = OmegaConf.load(CONFIG).model
-    config.params.use_ema = False
-    with torch.device("meta"):
-        model = instantiate_from_config(config)
-    model.register_schedule()
-    generator = torch.Generator().manual_seed(0)
-    state = model.state_dict()
-    for name, tensor in state.items():
-        if tensor.is_meta:
-            noise = torch.randn(tensor.shape, generator=generator)
-            scale = 0.5 * tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 0.1
-            centre = float(tensor.ndim == 1 and name.endswith("weight"))  # scales of normalisations
-            state[name] = centre + scale * noise
-    save_safetensors(state, path)
 
 
 def edit_with_ours(work: Path, resolution: int, steps: int) -> None:
@@ -110,38 +79,23 @@ def picture(resolution: int) -> Image.Image:
     return Image.radial_gradient("L").resize((resolution, resolution)).convert("RGB")
 
 
-def run(*command: str | Path) -> tuple[float, float]:
-    """Run Python with these arguments; return its seconds and its peak memory in GB.
-
-    Raises:
-        SystemExit: it failed.
-    """
-    started = time.perf_counter()
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen([sys.executable, *map(str, command)], env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"exit code {process.returncode} of: {command}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return time.perf_counter() - started, usage.ru_maxrss * unit / 1e9
-
-
 def convert(work: Path, source: str, target: str) -> str:
     """Convert in `work`; return what it took."""
     script = ROOT / "scripts/convert_checkpoint.py"
     paths = ("--ckpt", work / source, "--output", work / target)
-    seconds, memory = run(script, "--config", CONFIG, "--dtype", "fp32", *paths)
-    return f"{source} to {target}: {seconds:.0f} s, peak memory {memory:.2f} GB, mapped files included"
+    took = run_python(script, "--config", CONFIG, "--dtype", "fp32", *paths)
+    return (
+        f"{source} to {target}: {took.seconds:.0f} s, peak memory {took.memory:.2f} GB, mapped files included"
+    )
 
 
 def compare(work: Path, resolution: int, steps: int) -> None:
     """Write, convert, edit with both, and print what there is to say."""
     options = ("--work-dir", work, "--resolution", str(resolution), "--steps", str(steps))
-    run(__file__, "write", *options)
+    run_python(__file__, "write", *options)
     size = (work / "weights.safetensors").stat().st_size / 1e9
     lines = [convert(work, "weights.safetensors", "folder"), convert(work, "folder", "back.safetensors")]
-    memory = {part: run(__file__, part, *options)[1] for part in ("ours", "diffusers")}
+    memory = {part: run_python(__file__, part, *options).memory for part in ("ours", "diffusers")}
 
     import torch
     from safetensors.torch import load_file
@@ -155,8 +109,8 @@ def compare(work: Path, resolution: int, steps: int) -> None:
     print(f"weights: {len(before)} tensors, {size:.2f} GB", *lines, sep="\n")
     print(f"after both conversions: {'every tensor is the same' if equal else 'tensors DIFFER'}")
     print(f"peak memory of an edit: ours {memory['ours']:.2f} GB, diffusers {memory['diffusers']:.2f} GB")
-    verdict = "met" if error <= TARGET else "MISSED"
-    print(f"{resolution} px, {steps} steps: relative error {error:.1e} (≤ {TARGET:.0e} {verdict})")
+    shown = verdict(error, TARGET, at_least=False, form=".1e")
+    print(f"{resolution} px, {steps} steps: relative error {shown}")
 
 
 def main() -> None:
@@ -170,18 +124,20 @@ def main() -> None:
         default="compare",
         help="compare, which starts the others, or one of them alone (default: %(default)s)",
     )
-    add(
-        "--resolution",
-        type=int,
-        default=64,
-        metavar="PIXELS",
-        help="side of the picture, a multiple of 64 (default: %(default)s)",
+    add_settings(
+        parser,
+        ("--resolution", 64, "side of the picture, a multiple of 64", "PIXELS"),
+        ("--steps", 2, "denoising steps, at least 2"),
     )
-    add("--steps", type=int, default=2, help="denoising steps, at least 2 (default: %(default)s)")
     add("--work-dir", type=Path, metavar="DIR", help="an empty folder to keep the files in (default: none)")
     args = parser.parse_args()
     if args.part == "write":
-        write_weights(args.work_dir / "weights.safetensors")
+        from benchmarks.random_model import random_model
+        from ldm.util import read_config
+        from ldm.weights.single_file import save_safetensors
+
+        model = random_model(read_config(CONFIG).model)
+        save_safetensors(model.state_dict(), args.work_dir / "weights.safetensors")
     elif args.part == "ours":
         edit_with_ours(args.work_dir, args.resolution, args.steps)
     elif args.part == "diffusers":
@@ -189,10 +145,8 @@ def main() -> None:
     else:
         if args.steps < 2 or args.resolution % 64:
             raise UserError("expected --steps of at least 2 and --resolution a multiple of 64")
-        with contextlib.ExitStack() as stack:
-            work = args.work_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="parity_"))
-            Path(work).mkdir(parents=True, exist_ok=True)
-            compare(Path(work).resolve(), args.resolution, args.steps)
+        with work_folder(args.work_dir) as work:
+            compare(work, args.resolution, args.steps)
 
 
 if __name__ == "__main__":

@@ -13,28 +13,21 @@ it; the time to its end. Files are in the page cache, as they have just been wri
 """
 
 import argparse
-import contextlib
 import json
-import os
 import re
-import signal
-import statistics
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-from ldm.arguments import Parser
+from benchmarks.runner import in_turn, looking, medians, run_python, verdict, work_folder
+from ldm.arguments import Parser, add_settings
+from ldm.files import ROOT
 from ldm.util import run_main
 
-# Of the packages only the children import anything: the memory of a process that starts another one counts
-# into the other's peak, and imports into its time.
-
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/generate.yaml"
 INSTRUCTION = "turn him into a cyborg"
 CFG_TEXT, CFG_IMAGE = 7.5, 1.5
@@ -60,83 +53,15 @@ class Run:
     whole: float
 
 
-# --- Preparation, in a process of its own -------------------------------------------------------------------
-
-
-def write_checkpoint(path: Path, ema: bool) -> None:
-    """Write the published layout with random weights that keep activations of order one.
-
-    With `ema` it also holds a moving average of the UNet, as the published file does; it equals the weights.
-    """
-    import torch
-    from omegaconf import OmegaConf
-
-    from ldm.util import instantiate_from_config
-    from ldm.weights.names import ema_name
-    from ldm.weights.single_file import save_safetensors
-
-    config = OmegaConf.load(CONFIG).model
-    config.params.use_ema = False
-    with torch.device("meta"):
-        model = instantiate_from_config(config)
-    model.register_schedule()
-    generator = torch.Generator().manual_seed(0)
-    state = model.state_dict()
-    for name, tensor in state.items():
-        if tensor.ndim > 1:
-            scale = 0.5 * tensor[0].numel() ** -0.5
-            state[name] = torch.randn(tensor.shape, generator=generator) * scale
-        elif tensor.is_meta:  # a bias, or the scale of a normalisation
-            state[name] = torch.full(tensor.shape, float(name.endswith("weight")))
-    if ema:
-        state |= {ema_name(name): state[name] for name in [*state] if name.startswith("model.")}
-    save_safetensors(state, path)
-
-
-def write_diffusers_folder(checkpoint: Path, folder: Path) -> None:
-    """Convert a checkpoint to a folder that diffusers loads; its own code maps the names."""
-    import diffusers
-    from safetensors.torch import load_file
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    from ldm.modules.encoders.bpe import load_bpe
-
-    state = load_file(checkpoint)
-    parts = {
-        name: network.from_single_file(dict(state), original_config=str(CONFIG))
-        for name, network in (("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL))
-    }
-    encoder = CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12))
-    prefix = "cond_stage_model.transformer."
-    if not any(name.startswith("text_model.") for name in encoder.state_dict()):
-        prefix += "text_model."  # transformers 5 dropped that level
-    text = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-    encoder.load_state_dict(text, strict=True)
-    tokenizer = folder / "tokenizer"
-    tokenizer.mkdir(parents=True, exist_ok=True)
-    load_bpe().model.save(str(tokenizer))  # vocab.json and merges.txt
-    diffusers.StableDiffusionInstructPix2PixPipeline(
-        **parts,
-        text_encoder=encoder,
-        tokenizer=CLIPTokenizer.from_pretrained(tokenizer, model_max_length=77),
-        scheduler=diffusers.EulerAncestralDiscreteScheduler(1000, 0.00085, 0.012, "scaled_linear"),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-
-
 def prepare(work: Path, resolution: int, ema: bool) -> None:
-    """Write what both programs read, unless an earlier run has left it there."""
+    """Write what both programs read, in a process of its own."""
     from PIL import Image
+
+    from benchmarks.random_model import write_random
 
     noise = Image.effect_noise((8, 8), 200).convert("RGB")
     noise.resize((resolution, resolution)).save(work / "input.png")
-    checkpoint, folder = work / ("ema.safetensors" if ema else "weights.safetensors"), work / "diffusers"
-    if not checkpoint.exists():
-        write_checkpoint(checkpoint, ema)
-    if not (folder / "model_index.json").exists():
-        write_diffusers_folder(checkpoint, folder)
+    write_random(CONFIG, work, ema=ema)
 
 
 # --- The two programs ---------------------------------------------------------------------------------------
@@ -192,63 +117,30 @@ def used_on_gpu() -> float:
     return int(subprocess.run(query, check=True, capture_output=True).stdout) * 2**20 / 1e9
 
 
-@contextlib.contextmanager
-def gpu_peak(device: str) -> Iterator[list[float]]:
-    """What is used of the GPU in the context over what was used before, looked at again and again, in GB."""
-    seen: list[float] = []
-    if device != "cuda":
-        yield seen
-        return
-    before, ended = used_on_gpu(), threading.Event()
-
-    def look() -> None:
-        while not ended.wait(POLL):
-            seen.append(used_on_gpu() - before)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        thread.join()
-
-
 def measure(command: list[str], steps: int, device: str) -> Run:
     """Run Python with these arguments and watch it.
 
     Raises:
         SystemExit: it failed, or showed other steps than expected.
     """
-    environment = {**os.environ, "TQDM_MININTERVAL": "0", "HF_HUB_OFFLINE": "1"}
+    finished: dict[int, float] = {}
+
+    def note_steps(shown: bytes) -> None:
+        for step in PROGRESS.findall(shown):
+            finished.setdefault(int(step), time.perf_counter() - started)
+
+    before = used_on_gpu() if device == "cuda" else 0.0
     started = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
-    )
-    shown, finished = b"", {}
-    try:
-        with gpu_peak(device) as on_gpu:
-            while chunk := os.read(process.stderr.fileno(), 65536):
-                now = time.perf_counter() - started
-                shown += chunk
-                for step in PROGRESS.findall(shown):
-                    finished.setdefault(int(step), now)
-            _, status, usage = os.wait4(process.pid, 0)
-    except BaseException:
-        process.kill()
-        raise
-    whole = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode or not finished.keys() >= set(range(1, steps + 1)):
-        text = shown.decode(errors="replace")[-2000:]
-        sys.exit(f"exit code {process.returncode}, saw steps {sorted(finished)} of: {command}\n{text}")
+    with looking(used_on_gpu, POLL) if device == "cuda" else nullcontext() as on_gpu:
+        run = run_python(*command, quiet=True, watch=note_steps)
+    if not finished.keys() >= set(range(1, steps + 1)):
+        sys.exit(f"saw steps {sorted(finished)} of: {command}")
     times = [finished[step] for step in range(1, steps + 1)]
-    unit = 1 if sys.platform == "darwin" else 1024
     return Run(
         first_step=times[0],
         step=(times[-1] - times[0]) / (steps - 1),
-        memory=max(on_gpu, default=usage.ru_maxrss * unit / 1e9),
-        whole=whole,
+        memory=max(on_gpu) - before if on_gpu else run.memory,
+        whole=run.seconds,
     )
 
 
@@ -258,21 +150,15 @@ def compare(work: Path, args: argparse.Namespace) -> dict[str, object]:
     options = ["--work-dir", str(work), "--steps", str(args.steps), "--resolution", str(args.resolution)]
     options += ["--ema"] * args.ema + ["--device", args.device]
     print(f"writing weights to {work}", file=sys.stderr)
-    subprocess.run([sys.executable, script, "prepare", *options], check=True)
+    run_python(script, "prepare", *options)
     commands = {"ours": our_command(work, args), "diffusers": [script, "diffusers", *options]}
-    runs: dict[str, list[Run]] = {name: [] for name in commands}
-    for i in range(args.runs):
-        for name, command in commands.items():
-            runs[name].append(measure(command, args.steps, args.device))
-            print(f"run {i + 1} {name}: {runs[name][-1]}", file=sys.stderr)
-    medians = {
-        name: {key: statistics.median(getattr(run, key) for run in each) for key in asdict(each[0])}
-        for name, each in runs.items()
-    }
+    programs = {name: partial(measure, words, args.steps, args.device) for name, words in commands.items()}
+    runs = {name: [asdict(run) for run in each] for name, each in in_turn(args.runs, programs).items()}
+    figures = {key: medians({name: [run[key] for run in runs[name]] for name in runs}) for key in LABELS}
     return {
-        "runs": {name: [asdict(run) for run in each] for name, each in runs.items()},
-        "medians": medians,
-        "ratios": {key: value / medians["diffusers"][key] for key, value in medians["ours"].items()},
+        "runs": runs,
+        "medians": {name: {key: figures[key][name] for key in LABELS} for name in runs},
+        "ratios": {key: of["ours"] / of["diffusers"] for key, of in figures.items()},
         "targets": TARGETS,
         "largest_pixel_difference": pixel_difference(work),
     }
@@ -288,24 +174,24 @@ def pixel_difference(work: Path) -> int:
 
 def report(result: dict[str, object], args: argparse.Namespace) -> str:
     """The medians and ratios as a table."""
-    medians, ratios = result["medians"], result["ratios"]
+    (own, theirs), ratios = result["medians"].values(), result["ratios"]
     lines = [
         f"{args.resolution} px, {args.steps} steps, median of {args.runs} runs, {args.device}, "
         + PRECISION[args.device],
-        f"{'':24}{'ours':>10}{'diffusers':>12}{'ratio':>8}{'target':>10}",
+        f"{'':24}{'ours':>10}{'diffusers':>12}   ratio",
     ]
     for key, label in LABELS.items():
-        line = f"{label:24}{medians['ours'][key]:10.2f}{medians['diffusers'][key]:12.2f}{ratios[key]:8.2f}"
-        if key in TARGETS and args.device == "cpu":
-            line += f"   ≤ {TARGETS[key]:.2f} {'met' if ratios[key] <= TARGETS[key] else 'MISSED'}"
-        lines.append(line)
+        aimed = key in TARGETS and args.device == "cpu"
+        shown = verdict(ratios[key], TARGETS[key], at_least=False) if aimed else f"{ratios[key]:.2f}"
+        lines.append(f"{label:24}{own[key]:10.2f}{theirs[key]:12.2f}   {shown}")
     lines.append(f"largest difference of the two pictures: {result['largest_pixel_difference']} of 255")
     return "\n".join(lines)
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser.of(__doc__)
-    add = parser.add_argument_group("edits").add_argument
+    group = parser.add_argument_group("edits")
+    add = group.add_argument
     add(
         "part",
         nargs="?",
@@ -313,13 +199,10 @@ def make_parser() -> argparse.ArgumentParser:
         default="compare",
         help="compare, which starts the others, or one of them alone (default: %(default)s)",
     )
-    add("--steps", type=int, default=4, help="denoising steps, at least 2 (default: %(default)s)")
-    add(
-        "--resolution",
-        type=int,
-        default=256,
-        metavar="PIXELS",
-        help="side of the square picture (default: %(default)s)",
+    add_settings(
+        group,
+        ("--steps", 4, "denoising steps, at least 2"),
+        ("--resolution", 256, "side of the square picture", "PIXELS"),
     )
     add(
         "--device",
@@ -328,15 +211,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="where to compute: in float32 on the CPU, in float16 on a GPU (default: %(default)s)",
     )
     add("--ema", action="store_true", help="a checkpoint with a second, averaged UNet in it")
-    add = parser.add_argument_group("measurement").add_argument
-    add("--runs", type=int, default=3, metavar="N", help="of each program (default: %(default)s)")
-    add(
-        "--work-dir",
-        type=Path,
-        metavar="DIR",
-        help="files are kept there and used again (default: a temporary folder)",
-    )
-    add("--json", action="store_true", help="print all figures as JSON")
+    group = parser.add_argument_group("measurement")
+    add_settings(group, ("--runs", 3, "of each program", "N"))
+    keep = "files are kept there and used again (default: a temporary folder)"
+    group.add_argument("--work-dir", type=Path, metavar="DIR", help=keep)
+    group.add_argument("--json", action="store_true", help="print all figures as JSON")
     return parser
 
 
@@ -350,11 +229,8 @@ def main() -> None:
     else:
         if args.steps < 2 or args.runs < 1 or args.resolution % 64:
             sys.exit("expected --steps of at least 2, --runs of at least 1, --resolution a multiple of 64")
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # cleans up, unlike the default
-        with contextlib.ExitStack() as stack:
-            work = args.work_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="edit_latency_"))
-            Path(work).mkdir(parents=True, exist_ok=True)
-            result = compare(Path(work).resolve(), args)
+        with work_folder(args.work_dir) as work:
+            result = compare(work, args)
         print(json.dumps(result, indent=2) if args.json else report(result, args))
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset_creation.avatars.kinds import edit_kind
-from ldm.arguments import Parser, add_device_option
+from ldm.arguments import Parser, add_device_option, add_settings
 from ldm.data.formats import SHARES, Example, read_examples, split_examples
 from ldm.device import DTYPES
 from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, ImageEditor, edit_batch
@@ -248,21 +248,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_measured(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--ckpt", type=Path, default=EMBEDDED, metavar="FILE", help="weights (default: the embedded model's)")
-    add(
-        "--config",
-        type=Path,
-        default=EMBEDDED_CONFIG,
-        metavar="FILE",
-        help="YAML file of the model (default: the embedded model's)",
-    )
-    add(
-        "--data",
-        type=Path,
-        default=ROOT / "data/avatars",
-        metavar="DIR",
-        help="the avatar data, of dataset_creation/avatars/build.py (default: data/avatars)",
-    )
+    for option, default, metavar, help in (
+        ("--ckpt", EMBEDDED, "FILE", "weights (default: the embedded model's)"),
+        ("--config", EMBEDDED_CONFIG, "FILE", "YAML file of the model (default: the embedded model's)"),
+        (
+            "--data",
+            ROOT / "data/avatars",
+            "DIR",
+            "of dataset_creation/avatars/build.py (default: data/avatars)",
+        ),
+    ):
+        add(option, type=Path, default=default, metavar=metavar, help=help)
     sets = f"held-out sets, out of {', '.join(SETS)} (default: all)"
     add("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help=sets)
     add("--limit", type=int, metavar="N", help="only so many groups of each set (default: none, all)")
@@ -270,23 +266,15 @@ def _add_measured(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_edits(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--steps", type=int, default=STEPS, help="denoising steps (default: %(default)s)")
     for name, what in (("text", "instruction"), ("image", "picture")):
-        add(
-            f"--cfg-{name}",
-            type=float,
-            metavar="SCALE",
-            help=f"guidance by the {what}, no unit (default: the model's own)",
-        )
-    add(
-        "--batch-size",
-        type=int,
-        default=60,
-        metavar="N",
-        help="edits at once; changes no figure (default: %(default)s)",
+        help = f"guidance by the {what}, no unit (default: the model's own)"
+        group.add_argument(f"--cfg-{name}", type=float, metavar="SCALE", help=help)
+    add_settings(
+        group,
+        ("--steps", STEPS, "denoising steps"),
+        ("--batch-size", 60, "edits at once; changes no figure", "N"),
+        ("--seed", 0, "of the noise, and of the sheet's draw"),
     )
-    add("--seed", type=int, default=0, help="of the noise, and of the sheet's draw (default: %(default)s)")
     add_device_option(group)
 
 

@@ -14,28 +14,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from benchmarks.random_model import random_model
+from benchmarks.runner import in_turn, medians, run_python, verdict
 from dataset_creation.pairs.sampler import PairSampler, Ranges
-from ldm.arguments import Parser
+from ldm.arguments import (
+    SD_CONFIG,
+    Parser,
+    add_device_option,
+    add_precision_option,
+    add_settings,
+)
 from ldm.device import DTYPES, choose_device, choose_precision, keep_freed_memory
-from ldm.files import ROOT
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.modules.attention import BasicTransformerBlock, CrossAttention
 from ldm.sampling.prompt_to_prompt import last_shared_sigma
 from ldm.sampling.samplers import sample_euler_ancestral
 from ldm.sampling.schedule import sigma_to_t
-from ldm.util import instantiate_from_config, read_config, run_main
+from ldm.util import read_config, run_main
 
-CONFIG = ROOT / "stable_diffusion/configs/stable-diffusion/v1-inference.yaml"
 CAPTIONS = ("photograph of a girl riding a horse", "photograph of a girl riding a dragon")
 RANGES = Ranges()
 SPEED_TARGETS = {"cuda": 3.0, "cpu": 1.5}  # ours / published, at least
@@ -46,23 +50,11 @@ PUBLISHED_STEPS = 100
 WORK_STEPS = 4  # after which both ways are compared: they do the same work
 
 
-def build(device: torch.device, dtype: torch.dtype, config: Path = CONFIG) -> LatentDiffusion:
-    """The full-size model with random weights that keep activations of order one, always the same."""
-    settings = read_config(config).model
-    with torch.device("meta"):
-        model = instantiate_from_config(settings)
-    model = model.to_empty(device=device)
-    model.register_schedule()
-    generator = torch.Generator(device).manual_seed(0)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.ndim > 1:
-                weight.normal_(0, weight[0].numel() ** -0.5, generator=generator)
-            else:
-                weight.fill_(1.0 if name.endswith("weight") else 0.0)
+def build(device: torch.device, dtype: torch.dtype) -> LatentDiffusion:
+    """The full-size model with random weights, always the same."""
+    model = random_model(read_config(SD_CONFIG).model, device, scale=1.0, spread=0.0)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
-    model = model.to(device).eval().requires_grad_(False)
     if device.type == "cuda":
         for network in (model.model, model.first_stage_model):
             network.to(memory_format=torch.channels_last)
@@ -187,12 +179,12 @@ def speed(args: argparse.Namespace, device: torch.device) -> dict[str, object]:
     if device.type == "cuda":  # kernels are chosen and memory is taken in the first run of each size
         for way, samples in ((published, 1), (mine, args.samples)):
             seconds_a_sample(way, samples, 1)
-    seconds: dict[str, list[float]] = {"published": [], "ours": []}
-    for _ in range(args.rounds):
-        seconds["published"].append(seconds_a_sample(published, 1, args.steps))
-        seconds["ours"].append(seconds_a_sample(mine, args.samples, args.steps))
-    medians = {name: statistics.median(v) for name, v in seconds.items()}
-    return {**result, "seconds": seconds, "medians": medians}
+    ways = {
+        "published": partial(seconds_a_sample, published, 1, args.steps),
+        "ours": partial(seconds_a_sample, mine, args.samples, args.steps),
+    }
+    seconds = in_turn(args.rounds, ways)
+    return {**result, "seconds": seconds, "medians": medians(seconds)}
 
 
 def apart(one: AsPublished | Ours, other: AsPublished | Ours, steps: int) -> float:
@@ -233,16 +225,8 @@ def memory(args: argparse.Namespace) -> dict[str, float]:
     for way in ("published", "ours"):
         words = ["--memory-of", way, "--device", args.device, "--precision", args.precision]
         words += ["--resolution", str(args.memory_resolution or args.resolution)]
-        output = subprocess.run(
-            [sys.executable, __file__, *words], check=True, capture_output=True, text=True
-        )
-        found[way] = float(output.stdout.split()[-1]) / 1e9
+        found[way] = float(run_python(__file__, *words).output.split()[-1]) / 1e9
     return found
-
-
-def verdict(value: float, target: float, *, least: bool) -> str:
-    met = value >= target if least else value <= target
-    return f"{value:.2f} ({'≥' if least else '≤'} {target} {'met' if met else 'MISSED'})"
 
 
 def report(result: dict[str, object], device: torch.device, args: argparse.Namespace) -> str:
@@ -253,14 +237,15 @@ def report(result: dict[str, object], device: torch.device, args: argparse.Names
     lines = [
         f"{args.resolution} px, {args.precision}, {args.samples} samples at once, {PUBLISHED_STEPS} steps",
         f"as published {3600 / published:8.2f} samples an hour",
-        f"ours         {3600 / mine:8.2f} samples an hour, {verdict(published / mine, target, least=True)}",
+        f"ours         {3600 / mine:8.2f} samples an hour, "
+        + verdict(published / mine, target, at_least=True),
         f"memory of a step: {needs['published']:.2f} and {needs['ours']:.2f} GB, "
-        + verdict(needs["ours"] / needs["published"], MEMORY_TARGET, least=False),
+        + verdict(needs["ours"] / needs["published"], MEMORY_TARGET, at_least=False),
         f"pictures of both ways after {WORK_STEPS} steps differ by {255 * result['difference']:.2f} of 255",
         f"the paper's {PAPER_SAMPLES:,} samples: {days:,.0f} days of this device",
     ]
     if "rounding" in result:
-        rounding = verdict(255 * result["rounding"], 255 * QUALITY_TARGET, least=False)
+        rounding = verdict(255 * result["rounding"], 255 * QUALITY_TARGET, at_least=False)
         lines.append(
             f"ours in {args.precision} and float32, {PUBLISHED_STEPS} steps, differ by {rounding} of 255"
         )
@@ -269,35 +254,23 @@ def report(result: dict[str, object], device: torch.device, args: argparse.Names
 
 def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     parser = Parser.of(__doc__)
-    add = parser.add_argument_group("sampling").add_argument
-    add(
-        "--device",
-        default="auto",
-        help="where to compute: cpu, cuda, mps; auto takes a GPU if there is one (default: %(default)s)",
+    group = parser.add_argument_group("sampling")
+    add_device_option(group)
+    add_precision_option(group)
+    add_settings(
+        group,
+        ("--resolution", 512, "side of the square pictures", "PIXELS"),
+        ("--samples", 1, "of ours at once", "N"),
     )
-    add(
-        "--precision",
-        choices=("auto", *DTYPES),
-        default="auto",
-        help="number format of ours; auto is fp16 on CUDA, else fp32 (default: %(default)s)",
+    group = parser.add_argument_group("measurement")
+    add_settings(
+        group,
+        ("--steps", 4, "timed steps of a run, beside two"),
+        ("--rounds", 3, "of both ways in turn", "N"),
     )
-    add(
-        "--resolution",
-        type=int,
-        default=512,
-        metavar="PIXELS",
-        help="side of the square pictures (default: %(default)s)",
-    )
-    add("--samples", type=int, default=1, metavar="N", help="of ours at once (default: %(default)s)")
-    add = parser.add_argument_group("measurement").add_argument
-    add(
-        "--memory-resolution",
-        type=int,
-        metavar="PIXELS",
-        help="of the memory measurement (default: --resolution)",
-    )
-    add("--steps", type=int, default=4, help="timed steps of a run, beside two (default: %(default)s)")
-    add("--rounds", type=int, default=3, metavar="N", help="of both ways in turn (default: %(default)s)")
+    add = group.add_argument
+    sides = "of the memory measurement (default: --resolution)"
+    add("--memory-resolution", type=int, metavar="PIXELS", help=sides)
     add("--json", metavar="FILE", help="write all figures there too (default: none)")
     add("--memory-of", choices=("published", "ours"), help=argparse.SUPPRESS)
     args = parser.parse_args(words)

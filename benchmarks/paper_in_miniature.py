@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ldm.arguments import Parser
+from ldm.arguments import Parser, add_settings
 from ldm.data.formats import pair_paths, read_examples, read_prompt, write_index
 from ldm.files import ROOT, replacing
 from ldm.util import UserError, run_main
@@ -292,50 +292,45 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    for option, default, what in (
-        ("--out", Path("data/miniature"), "all that is made"),
-        ("--avatars", Path("data/avatars_one"), "the avatars"),
-    ):
-        help = f"folder of {what} (default: %(default)s)"
-        add(option, type=Path, default=default, metavar="DIR", help=help)
-    add("--styles", nargs="+", default=["avataaars"], metavar="NAME", help="of them (default: avataaars)")
-    numbers = {"type": int, "metavar": "N"}
-    add("--identities", default=1200, help="people to train on (default: %(default)s)", **numbers)
-    add("--prompts", default=400, help="triples to make pairs of (default: %(default)s)", **numbers)
-    add("--seed", type=int, default=0, help="of everything (default: %(default)s)")
+    add_settings(
+        group,
+        ("--out", Path("data/miniature"), "folder of all that is made", "DIR"),
+        ("--avatars", Path("data/avatars_one"), "folder of the avatars", "DIR"),
+        ("--identities", 1200, "people to train on", "N"),
+        ("--prompts", 400, "triples to make pairs of", "N"),
+        ("--seed", 0, "of everything"),
+    )
+    styles = "of them (default: avataaars)"
+    group.add_argument("--styles", nargs="+", default=["avataaars"], metavar="NAME", help=styles)
 
 
 def _add_pairs(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    for option, default, metavar, what in (
-        ("--n-samples", 6, "N", "pairs drawn of a triple for the filter to choose from"),
-        ("--max-out-samples", 2, "N", "pairs of a triple, at most"),
-        ("--steps", 20, "STEPS", "denoising steps of a pair"),
-        ("--min-p2p", 0.1, "SHARE", "least share of steps with shared attention, 0 to 1"),
-        ("--max-p2p", 0.9, "SHARE", "highest share of them"),
-        ("--min-cfg", 2.0, "SCALE", "least guidance scale, no unit"),
-        ("--max-cfg", 5.0, "SCALE", "highest guidance scale"),
+    add_settings(
+        group,
+        ("--n-samples", 6, "pairs drawn of a triple for the filter to choose from", "N"),
+        ("--max-out-samples", 2, "pairs of a triple, at most", "N"),
+        ("--steps", 20, "denoising steps of a pair", "STEPS"),
+        ("--min-p2p", 0.1, "least share of steps with shared attention, 0 to 1", "SHARE"),
+        ("--max-p2p", 0.9, "highest share of them", "SHARE"),
+        ("--min-cfg", 2.0, "least guidance scale, no unit", "SCALE"),
+        ("--max-cfg", 5.0, "highest guidance scale", "SCALE"),
         # Cosines of this CLIP are not those of the published one: of true pairs 95 % reach 0.79 with the
         # caption, three in four 0.31 in direction, nine in ten 0.52 as pictures.
-        ("--clip-threshold", 0.5, "COSINE", "least similarity of either picture and its caption"),
-        ("--clip-dir-threshold", 0.3, "COSINE", "least similarity of the changes of pictures and captions"),
-        ("--clip-img-threshold", 0.5, "COSINE", "least similarity of the two pictures"),
-    ):
-        help = f"{what} (default: %(default)s)"
-        add(option, type=type(default), default=default, metavar=metavar, help=help)
-    add("--workers", type=int, default=1, metavar="N", help="processes that make pairs together (default: 1)")
+        ("--clip-threshold", 0.5, "least similarity of either picture and its caption", "COSINE"),
+        ("--clip-dir-threshold", 0.3, "least similarity of the changes of pictures and captions", "COSINE"),
+        ("--clip-img-threshold", 0.5, "least similarity of the two pictures", "COSINE"),
+        ("--workers", 1, "processes that make pairs together", "N"),
+    )
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    for option, default, what in (
-        ("--t2i-steps", 2500, "the text-to-image model"),
-        ("--clip-steps", 600, "CLIP"),
-        ("--edit-steps", 1000, "each edit model"),
-    ):
-        help = f"optimizer steps of {what} (default: %(default)s)"
-        add(option, type=int, default=default, metavar="STEPS", help=help)
+    add_settings(
+        group,
+        ("--t2i-steps", 2500, "optimizer steps of the text-to-image model", "STEPS"),
+        ("--clip-steps", 600, "optimizer steps of CLIP", "STEPS"),
+        ("--edit-steps", 1000, "optimizer steps of each edit model", "STEPS"),
+    )
     arms = f"what to train edit models on, out of {', '.join(ARMS)} (default: all)"
     add("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=arms)
     override = "for every training, as for main.py (default: none)"
@@ -355,16 +350,8 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise `UserError` for budgets that make no sense; make the folders absolute."""
-    for name in (
-        "identities",
-        "prompts",
-        "n_samples",
-        "max_out_samples",
-        "t2i_steps",
-        "clip_steps",
-        "edit_steps",
-        "workers",
-    ):
+    counts = "identities prompts n_samples max_out_samples t2i_steps clip_steps edit_steps workers"
+    for name in counts.split():
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}")
     for name in ("out", "avatars", "sheet"):

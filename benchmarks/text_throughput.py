@@ -14,15 +14,14 @@ import asyncio
 import json
 import multiprocessing
 import os
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from ldm.arguments import Parser
+from benchmarks.runner import in_turn, looking, medians, run_python, verdict, work_folder
+from ldm.arguments import Parser, add_settings
 from ldm.files import ROOT
 from ldm.util import UserError, run_main
 
@@ -75,52 +74,33 @@ def run(port: int, folder: Path, captions: int, concurrency: int) -> tuple[float
     """Seconds from the first triple written to the last, and peak memory in MB, of a run of the program."""
     source, output = folder / f"captions-{captions}.txt", folder / f"{time.monotonic_ns()}.jsonl"
     if not source.exists():
-        source.write_text(
-            "".join(f"a photograph of thing {i} in a garden\n" for i in range(captions)),
-            encoding="utf-8",
-            newline="\n",
-        )
-    command = [sys.executable, str(PROGRAM), "--openai-model", "fixed", "--captions", str(source)]
-    command += [
-        "--openai-base-url",
-        f"http://127.0.0.1:{port}/v1",
-        "--moderation",
-        "off",
-        "--output",
-        str(output),
-    ]
-    command += ["--num-samples", str(captions), "--concurrency", str(concurrency)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        first = None
-        while first is None and process.poll() is None:
-            time.sleep(0.001)
-            if output.exists() and output.stat().st_size:
-                first = time.time()
-        _, status, usage = os.wait4(process.pid, 0)
+        source.write_text("".join(f"a photograph of thing {i} in a garden\n" for i in range(captions)))
+    words = ["--openai-model", "fixed", "--captions", source, "--moderation", "off", "--output", output]
+    words += ["--openai-base-url", f"http://127.0.0.1:{port}/v1", "--num-samples", str(captions)]
+
+    def written() -> float | None:
+        return time.time() if output.exists() and output.stat().st_size else None
+
+    with looking(written, every=0.002) as seen:
+        took = run_python(PROGRAM, *words, "--concurrency", str(concurrency), quiet=True)
     lines = output.read_bytes().count(b"\n") if output.exists() else 0
-    if status or lines != captions or first is None:
-        sys.exit(
-            f"expected {captions} triples, got {lines}: {(folder / 'log').read_text(encoding='utf-8')[-500:]}"
-        )
-    return output.stat().st_mtime - first, usage.ru_maxrss / 1024
+    if lines != captions or not seen:
+        sys.exit(f"expected {captions} triples, got {lines}: {took.output[-500:].decode()}")
+    return output.stat().st_mtime - seen[0], 1000 * took.memory
 
 
 def speed(port: int, folder: Path, args: argparse.Namespace) -> None:
     """Compare the rates."""
-    rates: dict[int, list[float]] = {1: [], args.concurrency: []}
-    for i in range(args.runs):
-        for concurrency in list(rates)[:: 1 if i % 2 == 0 else -1]:
-            captions = args.captions * concurrency
-            # The first `concurrency` triples come together, and the clock starts with the first of them.
-            seconds, _ = run(port, folder, captions, concurrency)
-            rates[concurrency].append((captions - concurrency) / seconds)
-            print(f"round {i + 1}, {concurrency} at once: {rates[concurrency][-1]:.2f}/s", file=sys.stderr)
-    one, many = (statistics.median(rates[n]) for n in rates)
-    met = "met" if many / one >= SPEED_TARGET else "MISSED"
+
+    def rate(concurrency: int) -> float:
+        captions = args.captions * concurrency
+        # The first `concurrency` triples come together, and the clock starts with the first of them.
+        return (captions - concurrency) / run(port, folder, captions, concurrency)[0]
+
+    programs = {f"{n} at once": partial(rate, n) for n in (1, args.concurrency)}
+    one, many = medians(in_turn(args.runs, programs)).values()
     print(f"one at a time {one:.2f} triples/s, {args.concurrency} at once {many:.2f} triples/s")
-    print(f"ratio {many / one:.1f} (at 32, ≥ {SPEED_TARGET:.0f} {met})")
+    print(f"ratio, stated for 32 at once: {verdict(many / one, SPEED_TARGET, at_least=True)}")
 
 
 def memory(port: int, folder: Path, args: argparse.Namespace) -> None:
@@ -132,29 +112,19 @@ def memory(port: int, folder: Path, args: argparse.Namespace) -> None:
             f"{captions:7,} captions: peak {peaks[captions]:.0f} MB, {captions / seconds:.0f}/s", flush=True
         )
     ratio = peaks[MEMORY_COUNTS[-1]] / peaks[MEMORY_COUNTS[0]]
-    print(f"ratio {ratio:.2f} (≤ {MEMORY_TARGET} {'met' if ratio <= MEMORY_TARGET else 'MISSED'})")
+    print(f"ratio {verdict(ratio, MEMORY_TARGET, at_least=False)}")
 
 
 def main() -> None:
     parser = Parser.of(__doc__)
-    add = parser.add_argument
-    add(
-        "--delay",
-        type=float,
-        default=0.5,
-        metavar="SECONDS",
-        help="of the server before an answer; --memory takes none (default: %(default)s)",
+    add_settings(
+        parser,
+        ("--delay", 0.5, "of the server before an answer; --memory takes none", "SECONDS"),
+        ("--concurrency", 32, "requests at once", "N"),
+        ("--captions", 20, "of a run, times the requests at once", "N"),
+        ("--runs", 3, "of each concurrency", "N"),
     )
-    add("--concurrency", type=int, default=32, metavar="N", help="requests at once (default: %(default)s)")
-    add(
-        "--captions",
-        type=int,
-        default=20,
-        metavar="N",
-        help="of a run, times the requests at once (default: %(default)s)",
-    )
-    add("--runs", type=int, default=3, metavar="N", help="of each concurrency (default: %(default)s)")
-    add("--memory", action="store_true", help="measure memory in place of speed")
+    parser.add_argument("--memory", action="store_true", help="measure memory in place of speed")
     args = parser.parse_args()
     if args.captions < 2 or args.concurrency < 2 or args.runs < 1 or args.delay < 0:
         raise UserError(
@@ -165,8 +135,9 @@ def main() -> None:
         target=serve, args=(0 if args.memory else args.delay, theirs), daemon=True
     )
     server.start()
-    with tempfile.TemporaryDirectory(prefix="text_throughput_") as folder:
-        (memory if args.memory else speed)(ours.recv(), Path(folder), args)
+    with work_folder(None) as folder:
+        os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
+        (memory if args.memory else speed)(ours.recv(), folder, args)
     server.terminate()
 
 

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.runner import gigabytes
+from ldm.files import ROOT
+
 # The parts import what they need themselves, since all that is in memory counts into their peak.
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs/train.yaml"
+CONFIG = ROOT / "configs/train.yaml"
 INSTRUCTIONS = ("turn him into a cyborg", "make it a watercolour", "swap sunflowers with roses", "as snow")
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.01
 DROPOUT = 0.05
@@ -63,38 +66,12 @@ def model_config(size: str, checkpointing: bool) -> Any:
 
 def prepare(work: Path, size: str, checkpointing: bool) -> None:
     """Write config and random weights for ours, and the same converted to diffusers' layout."""
-    import diffusers
-    import torch
     from omegaconf import OmegaConf
-    from transformers import CLIPTextConfig, CLIPTextModel
 
-    from ldm.util import instantiate_from_config
-    from ldm.weights.single_file import save_safetensors
+    from benchmarks.random_model import write_random
 
-    torch.manual_seed(0)
-    config = model_config(size, checkpointing)
-    config.params.use_ema = False
-    network = instantiate_from_config(config)
-    for parameter in network.model.parameters():
-        if parameter.ndim > 1:  # also those that start at zero, so that every layer has a say
-            torch.nn.init.normal_(parameter, std=0.5 * parameter[0].numel() ** -0.5)
-    state = network.state_dict()
-    save_safetensors(state, work / "ours.safetensors")
-    config.params.use_ema = True
-    OmegaConf.save(OmegaConf.create({"model": config}), work / "config.yaml")
-
-    for name, kind in (("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)):
-        part = kind.from_single_file(dict(state), original_config=str(work / "config.yaml"))
-        part.save_pretrained(work / name)
-    prefix = "cond_stage_model.transformer."
-    sizes = network.cond_stage_model.transformer.text_model.final_layer_norm.weight.numel()
-    encoder = CLIPTextModel(
-        CLIPTextConfig(hidden_size=sizes, intermediate_size=4 * sizes, num_attention_heads=sizes // 64)
-    )
-    if not any(name.startswith("text_model.") for name in encoder.state_dict()):
-        prefix += "text_model."  # transformers 5 dropped that level
-    encoder.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    encoder.save_pretrained(work / "text_encoder")
+    OmegaConf.save(OmegaConf.create({"model": model_config(size, checkpointing)}), work / "config.yaml")
+    write_random(work / "config.yaml", work)
 
 
 # --- The programs -------------------------------------------------------------------------------------------
@@ -134,7 +111,7 @@ def our_program(work: Path, args: argparse.Namespace) -> Program:
     if args.device == "cpu":
         keep_freed_memory()
     network = instantiate_from_config(OmegaConf.load(work / "config.yaml").model)
-    load_for_training(network, work / "ours.safetensors")
+    load_for_training(network, work / "weights.safetensors")
     module = training_module(network, LEARNING_RATE).to(args.device).train()
     optimizer = module.configure_optimizers()
 
@@ -189,11 +166,12 @@ def diffusers_program(work: Path, args: argparse.Namespace) -> Program:
 
     from ldm.modules.encoders.tokenizer import CLIPTokenizer  # gives the ids that transformers' gives
 
+    folder = work / "diffusers"
     scheduler = DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear")
-    vae = AutoencoderKL.from_pretrained(work / "vae").requires_grad_(False).to(args.device)
-    text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder")
+    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae").requires_grad_(False).to(args.device)
+    text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
     text_encoder = text_encoder.requires_grad_(False).to(args.device)
-    unet = UNet2DConditionModel.from_pretrained(work / "unet").to(args.device).train()
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").to(args.device).train()
     if args.checkpointing:
         unet.enable_gradient_checkpointing()
     average = EMAModel(unet.parameters(), model_cls=UNet2DConditionModel, model_config=unet.config)
@@ -309,8 +287,7 @@ def peak_memory(device: str) -> float:
 
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return gigabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def run_program(work: Path, args: argparse.Namespace) -> dict[str, Any]:

@@ -13,22 +13,16 @@ bf16, an EMAModel. Batches are on the device beforehand: `data_loading.py` measu
 """
 
 import argparse
-import contextlib
 import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ldm.arguments import Parser
+from benchmarks.runner import in_turn, run_python, verdict, work_folder
+from ldm.arguments import Parser, add_settings
 from ldm.util import run_main
-
-# Only the children import torch, but for the last comparison: the memory of a process that starts another one
-# counts into the other's peak.
 
 CHILD = Path(__file__).with_name("train_programs.py")
 PROGRAMS = ("ours", "cached", "diffusers")
@@ -40,12 +34,8 @@ PAPER_SAMPLES = 10_000 * 1024  # steps of the published training times their bat
 
 def child(part: str, work: Path, args: argparse.Namespace) -> Any:
     """Run a part in a process of its own; what it printed, as JSON."""
-    command = [sys.executable, str(CHILD), part, str(work), json.dumps(settings(args))]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment)
-    if done.returncode:
-        sys.exit(f"{part}: exit code {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1])
+    output = run_python(CHILD, part, work, json.dumps(settings(args))).output
+    return json.loads(output.splitlines()[-1])
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -81,11 +71,7 @@ def compare(work: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Prepare, run the programs in turn, and return all figures."""
     print(f"writing weights to {work}", file=sys.stderr)
     child("prepare", work, args)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in PROGRAMS}
-    for i in range(args.runs):
-        for name in PROGRAMS if i % 2 == 0 else PROGRAMS[::-1]:
-            runs[name].append(child(name, work, args))
-            print(f"round {i + 1} {name}: {runs[name][-1]}", file=sys.stderr)
+    runs = in_turn(args.runs, {name: partial(child, name, work, args) for name in PROGRAMS})
     return {
         "settings": settings(args),
         "device": runs["ours"][0]["device"],
@@ -93,12 +79,6 @@ def compare(work: Path, args: argparse.Namespace) -> dict[str, Any]:
         "summary": summarize(runs),
         "prediction_difference": prediction_difference(work),
     }
-
-
-def verdict(ratio: float, target: float, at_least: bool) -> str:
-    """A ratio beside its target: ``1.20 (≥ 1.15 met)``."""
-    met = ratio >= target if at_least else ratio <= target
-    return f"{ratio:.2f} ({'≥' if at_least else '≤'} {target:.2f} {'met' if met else 'MISSED'})"
 
 
 def comparison(name: str, summary: dict[str, dict[str, float]], resolution: int, same_batch: bool) -> str:
@@ -115,16 +95,9 @@ def report(result: dict[str, Any]) -> str:
     """Figures of the three programs, and the ratios beside their targets."""
     used, summary = result["settings"], result["summary"]
     extras = [word for word in ("checkpointing", "compile") if used[word]]
+    measured = [f"{used['size']} networks", f"{used['resolution']} px", used["precision"], result["device"]]
     lines = [
-        ", ".join(
-            [
-                f"{used['size']} networks",
-                f"{used['resolution']} px",
-                used["precision"],
-                result["device"],
-                *extras,
-            ]
-        ),
+        ", ".join([*measured, *extras]),
         f"{'':10}{'batch':>6}{'a step, s':>11}{'samples/s':>11}{'peak, GB':>10}{'hours*':>8}"
         f"   {'speed / diffusers':24}memory / diffusers",
     ]
@@ -145,12 +118,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser.of(__doc__)
     add = parser.add_argument_group("what is trained").add_argument
     add("--size", choices=("full", "medium"), help="networks (default: full on a GPU, medium on the CPU)")
-    add(
-        "--resolution",
-        type=int,
-        metavar="PIXELS",
-        help="side of the square pictures (default: 256, on the CPU 128)",
-    )
+    sides = "side of the square pictures (default: 256, on the CPU 128)"
+    add("--resolution", type=int, metavar="PIXELS", help=sides)
     add("--batch-size", type=int, metavar="N", help="examples of a step (default: 32, on the CPU 2)")
     add(
         "--precision",
@@ -161,16 +130,14 @@ def make_parser() -> argparse.ArgumentParser:
     add("--checkpointing", action="store_true", help="recompute activations of the UNet")
     add("--compile", action="store_true", help="torch.compile of the UNet")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: %(default)s)")
-    add = parser.add_argument_group("measurement").add_argument
-    add(
-        "--warm-up",
-        type=int,
-        default=1,
-        metavar="STEPS",
-        help="untimed ones of a run (default: %(default)s)",
+    group = parser.add_argument_group("measurement")
+    add_settings(
+        group,
+        ("--warm-up", 1, "untimed ones of a run", "STEPS"),
+        ("--steps", 3, "timed steps of a run"),
+        ("--runs", 3, "of each program", "N"),
     )
-    add("--steps", type=int, default=3, help="timed steps of a run (default: %(default)s)")
-    add("--runs", type=int, default=3, metavar="N", help="of each program (default: %(default)s)")
+    add = group.add_argument
     add("--largest-batch", action="store_true", help="on a GPU: instead of --batch-size, what fits")
     add("--work-dir", type=Path, metavar="DIR", help="for the weights (default: a temporary folder)")
     add("--json", action="store_true", help="print all figures as JSON")
@@ -195,11 +162,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Compare, and print the figures."""
     args = parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # cleans up, unlike the default
-    with contextlib.ExitStack() as stack:
-        work = args.work_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="train_step_"))
-        Path(work).mkdir(parents=True, exist_ok=True)
-        result = compare(Path(work).resolve(), args)
+    with work_folder(args.work_dir) as work:
+        result = compare(work, args)
     print(json.dumps(result, indent=2) if args.json else report(result))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ldm.arguments import Parser, add_device_option
+from ldm.arguments import Parser, add_device_option, add_settings
 from ldm.util import UserError, instantiate_from_config, run_main
 
 if TYPE_CHECKING:
@@ -45,13 +45,10 @@ def make_parser() -> argparse.ArgumentParser:
         default="fp16",
         help="of what is stored (default: %(default)s)",
     )
-    add("--batch-size", type=int, default=64, metavar="N", help="pictures at once (default: %(default)s)")
-    add(
-        "--shard-size",
-        type=int,
-        default=1024,
-        metavar="N",
-        help="pictures or texts in a file (default: %(default)s)",
+    add_settings(
+        encoding,
+        ("--batch-size", 64, "pictures at once", "N"),
+        ("--shard-size", 1024, "pictures or texts in a file", "N"),
     )
     add_device_option(encoding)
     return parser

@@ -21,6 +21,7 @@ from ldm.arguments import (
     Parser,
     add_clip_options,
     add_precision_option,
+    add_settings,
 )
 from ldm.pictures.safety import BLUR_OVER
 from ldm.util import UserError, run_main
@@ -56,25 +57,16 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
         metavar="DATASET_DIR",
         help="in place of prompts: make all pairs of this dataset again, by its metadata (default: none)",
     )
-    add(
-        "--ckpt",
-        default=SD_CKPT,
-        metavar="FILE",
-        help="the text-to-image model: .ckpt, .safetensors, a diffusers folder, or its name on the hub "
-        "(default: %(default)s)",
-    )
+    model = "the text-to-image model: .ckpt, .safetensors, a diffusers folder, or its name on the hub"
+    add_settings(group, ("--ckpt", SD_CKPT, model, "FILE"))
     add(
         "--config",
         default=str(SD_CONFIG),
         metavar="FILE",
         help="YAML file of the model (default: that of Stable Diffusion 1.5)",
     )
-    add(
-        "--vae-ckpt",
-        default=SD_VAE_CKPT,
-        metavar="FILE",
-        help="autoencoder weights to use instead; none: those in --ckpt (default: %(default)s)",
-    )
+    vae = "autoencoder weights to use instead; none: those in --ckpt"
+    add_settings(group, ("--vae-ckpt", SD_VAE_CKPT, vae, "FILE"))
     add(
         "--format",
         choices=("folder", "webdataset"),
@@ -84,62 +76,32 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--steps", type=int, default=100, help="denoising steps (default: %(default)s)")
-    add(
-        "--n-samples",
-        type=int,
-        default=100,
-        metavar="N",
-        help="pairs drawn for each prompt (default: %(default)s)",
-    )
-    for option, default, metavar, what in (
-        ("--min-p2p", 0.1, "SHARE", "least share of steps with shared attention, 0 to 1"),
-        ("--max-p2p", 0.9, "SHARE", "highest share of them"),
-        ("--min-cfg", 7.5, "SCALE", "least guidance scale, no unit"),
-        ("--max-cfg", 15.0, "SCALE", "highest guidance scale"),
-    ):
-        add(option, type=float, default=default, metavar=metavar, help=f"{what} (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the whole dataset (default: %(default)s)")
-    add(
-        "--sampler",
-        default="euler_ancestral",
-        metavar="NAME",
-        help='any of those that "python edit_cli.py --sampler help" lists but dpm_adaptive '
-        "(default: %(default)s)",
-    )
-    add(
-        "--resolution",
-        type=int,
-        default=512,
-        metavar="PIXELS",
-        help="side of the square pictures (default: %(default)s)",
+    listed = 'any of those that "python edit_cli.py --sampler help" lists but dpm_adaptive'
+    add_settings(
+        group,
+        ("--steps", 100, "denoising steps"),
+        ("--n-samples", 100, "pairs drawn for each prompt", "N"),
+        ("--min-p2p", 0.1, "least share of steps with shared attention, 0 to 1", "SHARE"),
+        ("--max-p2p", 0.9, "highest share of them", "SHARE"),
+        ("--min-cfg", 7.5, "least guidance scale, no unit", "SCALE"),
+        ("--max-cfg", 15.0, "highest guidance scale", "SCALE"),
+        ("--seed", 0, "of the whole dataset"),
+        ("--sampler", "euler_ancestral", listed, "NAME"),
+        ("--resolution", 512, "side of the square pictures", "PIXELS"),
     )
 
 
 def _add_filters(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
-        "--max-out-samples",
-        type=int,
-        default=4,
-        metavar="N",
-        help="pairs kept of a prompt, at most (default: %(default)s)",
+    least = "least similarity of {}, -1 to 1; 0: any".format
+    add_settings(
+        group,
+        ("--max-out-samples", 4, "pairs kept of a prompt, at most", "N"),
+        ("--clip-threshold", 0.2, least("either picture and its caption"), "COSINE"),
+        ("--clip-dir-threshold", 0.2, least("the changes of pictures and captions"), "COSINE"),
+        ("--clip-img-threshold", 0.7, least("the two pictures"), "COSINE"),
     )
-    for name, what, least in (
-        ("", "either picture and its caption", 0.2),
-        ("-dir", "the changes of pictures and captions", 0.2),
-        ("-img", "the two pictures", 0.7),
-    ):
-        add(
-            f"--clip{name}-threshold",
-            type=float,
-            default=least,
-            metavar="COSINE",
-            help=f"least similarity of {what}, -1 to 1; 0: any (default: %(default)s)",
-        )
     add_clip_options(group, "ViT-L-14")
-    add(
+    group.add_argument(
         "--nsfw-filter",
         nargs="?",
         type=float,

@@ -19,7 +19,7 @@ from dataset_creation.text.language_model import add_model_options, model_argume
 from dataset_creation.text.merge import merge
 from dataset_creation.text.moderation import MODES
 from dataset_creation.text.run import PATIENCE, Report, RunOptions, run
-from ldm.arguments import Parser
+from ldm.arguments import Parser, add_settings
 from ldm.util import UserError, run_main
 
 
@@ -46,14 +46,11 @@ def _add_captions(group: argparse._ArgumentGroup) -> None:
         help="of the captions (default: caption, TEXT, text, input or prompt)",
     )
     add("--url-column", metavar="NAME", help="of the pictures' addresses (default: url or URL, if there)")
-    add(
-        "--num-samples",
-        type=int,
-        default=10_000,
-        metavar="N",
-        help="captions to draw, of all partitions together (default: %(default)s)",
+    add_settings(
+        group,
+        ("--num-samples", 10_000, "captions to draw, of all partitions together", "N"),
+        ("--seed", 0, "of the draw"),
     )
-    add("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
     add_share_options(group, "--num-partitions", "--partitions", what="what is drawn")
 
 
@@ -72,13 +69,7 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="words for --moderation wordlist, one a line (default: English ones)",
     )
-    add(
-        "--concurrency",
-        type=int,
-        default=16,
-        metavar="N",
-        help="requests at once (default: %(default)s)",
-    )
+    add_settings(group, ("--concurrency", 16, "requests at once", "N"))
     add(
         "--give-up-after",
         type=float,

@@ -18,7 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm.arguments import Parser, add_clip_options, add_model_options, load_editor
+from ldm.arguments import (
+    Parser,
+    add_clip_options,
+    add_model_options,
+    add_settings,
+    load_editor,
+)
 from ldm.files import replacing
 from ldm.util import UserError, run_main
 
@@ -36,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, title="benchmarks")
     text = "real edits, of which the true results are known"
     group = _add_benchmark(benchmarks, "magicbrush", text, "osunlp/MagicBrush")
-    group.add_argument("--split", default="dev", help="of a dataset on the hub (default: %(default)s)")
+    add_settings(group, ("--split", "dev", "of a dataset on the hub"))
     group.add_argument(
         "--captions",
         type=Path,
@@ -60,11 +66,8 @@ def _add_benchmark(benchmarks: Any, name: str, text: str, dataset: str) -> argpa
     """
     parser = benchmarks.add_parser(name, help=text, description=f"Score an edit model on {name}: {text}.")
     data = parser.add_argument_group("data")
-    data.add_argument(
-        "--dataset",
-        default=dataset,
-        metavar="PATH",
-        help="parquet file, folder of them, pattern, or name on the hub (default: %(default)s)",
+    add_settings(
+        data, ("--dataset", dataset, "parquet file, folder of them, pattern, or name on the hub", "PATH")
     )
     data.add_argument(
         "--limit",

@@ -25,6 +25,7 @@ from ldm.arguments import (
     Parser,
     add_clip_options,
     add_model_options,
+    add_settings,
     load_editor,
 )
 from ldm.files import ROOT, replacing
@@ -55,20 +56,15 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_samples(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add(
-        "--dataset",
-        default="data/clip-filtered-dataset/",
-        metavar="PATH",
-        help="folder in the published layout, or parquet as on the hub: file, folder, or owner/name "
-        "(default: %(default)s)",
-    )
+    layouts = "folder in the published layout, or parquet as on the hub: file, folder, or owner/name"
+    add_settings(group, ("--dataset", "data/clip-filtered-dataset/", layouts, "PATH"))
     add(
         "--split",
         choices=("train", "val", "test", "all"),
         default="test",
         help="90, 5 or 5 %% of the dataset by order, or all of it (default: %(default)s)",
     )
-    add("--num-samples", type=int, default=5000, metavar="N", help="at most (default: %(default)s)")
+    add_settings(group, ("--num-samples", 5000, "at most", "N"))
     add(
         "--resolution",
         type=int,
@@ -131,15 +127,11 @@ def _add_rating(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
-        "--output_path",
-        "--output-path",
-        default="analysis/",
-        metavar="DIR",
-        help="folder of the results; a run begun there goes on (default: %(default)s)",
+    folder = "folder of the results; a run begun there goes on"
+    add_settings(group, ("--output_path --output-path", "analysis/", folder, "DIR"))
+    group.add_argument(
+        "--name", help="of the run: its folder in --output_path, and its label (default: none)"
     )
-    add("--name", help="of the run: its folder in --output_path, and its label (default: none)")
 
 
 def check_arguments(args: argparse.Namespace) -> None:

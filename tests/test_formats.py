@@ -204,7 +204,7 @@ def test_tokenizer_files_give_our_tokens(folder: Path) -> None:
     model = instantiate_from_config(configuration("edit").model.params.cond_stage_config)
     texts = ["turn him into a cyborg", "", "Ünïcode, don't 123!", "word " * 100]
     tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    assert torch.equal(tokens, model.tokenize(texts))
+    assert torch.equal(tokens, model.tokenizer(texts))
 
 
 def test_heads_by_width_and_levels_of_several_blocks() -> None:

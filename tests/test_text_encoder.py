@@ -14,6 +14,7 @@ from torch import Tensor
 from golden import fill, published_keys, relative_error, small_config
 from ldm.modules.encoders.clip_text import CLIPTextConfig, CLIPTextModel
 from ldm.modules.encoders.modules import FrozenCLIPEmbedder
+from ldm.util import UserError
 
 PREFIX = "cond_stage_model."
 
@@ -30,7 +31,7 @@ def embedder() -> FrozenCLIPEmbedder:
 def test_golden_tokens(
     embedder: FrozenCLIPEmbedder, golden: dict[str, Tensor], golden_metadata: dict[str, Any]
 ) -> None:
-    tokens = embedder.tokenize(golden_metadata["texts"])
+    tokens = embedder.tokenizer(golden_metadata["texts"])
     assert tokens.dtype == torch.int64
     assert torch.equal(tokens, golden["text.tokens"])
 
@@ -41,7 +42,6 @@ def test_golden_hidden_states(
 ) -> None:
     hidden = embedder(golden_metadata["texts"])
     assert relative_error(hidden, golden["text.hidden"]) <= 1e-5
-    assert torch.equal(embedder.encode(golden_metadata["texts"]), hidden)
 
 
 @pytest.mark.parametrize("layout", ["instruct_pix2pix", "stable_diffusion_v1"])
@@ -129,7 +129,7 @@ def test_fresh_weights_follow_clip() -> None:
         assert layer.weight.requires_grad
 
 
-def test_freeze_is_a_choice() -> None:
+def test_weights_can_be_trained_in_spite_of_the_name() -> None:
     sizes = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     embedder = FrozenCLIPEmbedder("openai/clip-vit-large-patch14", "cuda", 20, **sizes)
     assert embedder.training
@@ -137,9 +137,6 @@ def test_freeze_is_a_choice() -> None:
     assert hidden.shape == (1, 20, 16)
     hidden.square().mean().backward()
     assert all(parameter.grad is not None for parameter in embedder.parameters())
-    embedder.freeze()
-    assert not embedder.training
-    assert not any(parameter.requires_grad for parameter in embedder.parameters())
 
 
 @pytest.mark.parametrize(
@@ -158,7 +155,7 @@ def test_wrong_sizes_are_named(parameters: dict[str, Any], message: str) -> None
 
 
 def test_unknown_parameters_are_refused() -> None:
-    with pytest.raises(TypeError, match="hidden_sise"):
+    with pytest.raises(UserError, match="hidden_sise"):
         FrozenCLIPEmbedder(hidden_sise=64)
 
 

@@ -35,8 +35,9 @@ from dataset_creation.avatars.plan import (
     identity_key,
     train_people,
 )
-from dataset_creation.avatars.styles import Style, styles
-from ldm.arguments import Parser
+from dataset_creation.avatars.style import Style
+from dataset_creation.avatars.styles import styles
+from ldm.arguments import Parser, add_settings
 from ldm.data.formats import folder_name, jpeg, pair_names, write_index, write_prompt
 from ldm.data.json_lines import JsonLines
 from ldm.util import UserError, run_main
@@ -240,14 +241,15 @@ def _settle_arguments(out: Path, arguments: dict) -> None:
 
 def argument_parser() -> argparse.ArgumentParser:
     parser = Parser.of(__doc__)
-    add = parser.add_argument_group("data set").add_argument
+    group = parser.add_argument_group("data set")
+    add = group.add_argument
     add(
         "out_dir",
         type=Path,
         metavar="OUT_DIR",
         help="folder of the data set; an interrupted build goes on there",
     )
-    add("--size", type=int, default=64, metavar="PIXELS", help="side of the pictures (default: %(default)s)")
+    add_settings(group, ("--size", 64, "side of the pictures", "PIXELS"))
     add(
         "--styles",
         nargs="+",
@@ -255,30 +257,16 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="of the avatars to train on; a wrong one lists all (default: avataaars openPeeps toonHead)",
     )
-    add(
-        "--identities",
-        type=int,
-        default=7000,
-        metavar="N",
-        help="people in the training set (default: %(default)s)",
+    add_settings(
+        group,
+        ("--identities", 7000, "people in the training set", "N"),
+        ("--edits", 4, "edits of each of them", "N"),
+        ("--groups", 60, "groups of ten edits in each held-out set", "N"),
     )
-    add("--edits", type=int, default=4, metavar="N", help="edits of each of them (default: %(default)s)")
-    add(
-        "--groups",
-        type=int,
-        default=60,
-        metavar="N",
-        help="groups of ten edits in each held-out set (default: %(default)s)",
-    )
-    add = parser.add_argument_group("work").add_argument
-    add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
-    add(
-        "--jobs",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="renderers at a time (default: one for each processor)",
-    )
+    group = parser.add_argument_group("work")
+    add_settings(group, ("--seed", 0, "of everything random"))
+    jobs = "renderers at a time (default: one for each processor)"
+    group.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=jobs)
     return parser
 
 

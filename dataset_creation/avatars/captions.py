@@ -5,7 +5,7 @@ from random import Random
 
 from dataset_creation.avatars import wordings
 from dataset_creation.avatars.plan import PLAIN_HAT_COLOR, Edit, plain_beard_color
-from dataset_creation.avatars.styles import ABSENT, State, Style
+from dataset_creation.avatars.style import ABSENT, State, Style
 
 SHARE_OF_EXTRA = 0.35
 SHARE_OF_NAMED_HAIR = 0.5
@@ -33,13 +33,11 @@ def caption(style: Style, state: State) -> str:
     has = [
         phrase(style, state, name, color=True)
         for name in ("hair", "beard")
-        if seen.get(name, ABSENT) != ABSENT
+        if seen.get(name, ABSENT) != ABSENT or (name == "hair" and "hair" in seen)  # a bald head is said
     ]
-    if seen.get("hair") == ABSENT:
-        has.insert(0, style.attributes["hair"][ABSENT].text)
     wears = [
         phrase(style, state, name, color=True)
-        for name in ("glasses", "mask", "accessory", "hat", "clothes")
+        for name in ("glasses", "mask", "hat", "clothes")
         if seen.get(name, ABSENT) != ABSENT
     ]
     if "clothes_color" in seen and "clothes" not in seen:
@@ -91,8 +89,7 @@ def _slots(style: Style, state: State, edit: Edit) -> dict[str, str]:
     after = {**state, edit.attribute: edit.after}
     values = style.attributes[edit.attribute]
     slots = {
-        "old": values[edit.before].text, "new": values[edit.after].text,
-        "was": values[edit.before].noun, "c": edit.after, "was_c": edit.before, "noun": "",
+        "old": values[edit.before].text, "new": values[edit.after].text, "was": edit.before, "c": edit.after,
     }  # fmt: skip
     if edit.attribute in COLOR_OF:
         slots["new"] = phrase(style, after, edit.attribute, color=_color_is_news(style, state, after, edit))
@@ -100,16 +97,9 @@ def _slots(style: Style, state: State, edit: Edit) -> dict[str, str]:
     if edit.kind == "hat_remove":
         slots["new"] = phrase(style, after, "hair", color=True)
     if edit.attribute.endswith("_color"):
-        slots["noun"] = _colored_noun(style, state, edit.attribute.removesuffix("_color"))
+        thing = edit.attribute.removesuffix("_color")
+        slots["noun"] = "hair" if thing == "hair" else state.get(thing, "clothes")
     return slots
-
-
-def _colored_noun(style: Style, state: State, attribute: str) -> str:
-    if attribute == "hair":
-        return "hair"
-    if attribute not in style.attributes:
-        return "clothes"
-    return style.attributes[attribute][state[attribute]].noun
 
 
 def _color_is_news(style: Style, state: State, after: State, edit: Edit) -> bool:

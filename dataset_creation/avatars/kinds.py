@@ -5,8 +5,8 @@ from functools import cache
 
 from dataset_creation.avatars.captions import COLOR_OF
 from dataset_creation.avatars.plan import OPTIONAL
-from dataset_creation.avatars.styles import ABSENT, styles
-from dataset_creation.avatars.styles.style import CLOTHES_COLORS, HAIR_COLORS
+from dataset_creation.avatars.style import ABSENT, BALD, CLOTHES_COLORS, HAIR_COLORS
+from dataset_creation.avatars.styles import styles
 
 CAPTION = re.compile(
     r"a drawn avatar of a person with (?P<skin>.+?) skin(?P<has>(?:, (?!wearing |looking |on an? ).+?)*)"
@@ -14,11 +14,8 @@ CAPTION = re.compile(
 )
 # Not part of what a thing is: its colour and its article.
 LOOSE_WORDS = {"a", "an", *HAIR_COLORS, *CLOTHES_COLORS}
-BALD = "a bald head"
 # What covers other things comes first: a hat takes the hair out of the caption, a mask the beard.
-ORDER = (
-    "hat", "mask", "beard", "glasses", "accessory", "hair", "clothes", "skin", "expression", "background",
-)  # fmt: skip
+ORDER = ("hat", "mask", "beard", "glasses", "hair", "clothes", "skin", "expression", "background")
 
 
 def edit_kind(before: str, after: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from dataset_creation.avatars.styles import ABSENT, State, Style
+from dataset_creation.avatars.style import ABSENT, State, Style
 
 # How often an attribute is chosen for an edit. Expressions change few pixels, so they stay in the minority;
 # what many pictures do not show (the colour of a hat, of drawn-black hair) is chosen the more often where
@@ -16,9 +16,9 @@ from dataset_creation.avatars.styles import ABSENT, State, Style
 WEIGHTS = {
     "hair": 3.0, "hair_color": 5.0, "clothes_color": 2.5, "clothes": 2.0, "background": 2.2, "skin": 1.6,
     "glasses": 3.5, "beard": 3.0, "hat": 3.0, "expression": 2.2, "hat_color": 5.0, "beard_color": 5.0,
-    "mask": 1.5, "accessory": 2.0,
+    "mask": 1.5,
 }  # fmt: skip
-OPTIONAL = ("beard", "glasses", "hat", "mask", "accessory", "hair")
+OPTIONAL = ("beard", "glasses", "hat", "mask", "hair")
 PLAIN_HAT_COLOR = "black"
 HELD_OUT_SETS = ("identities", "combinations", "wordings", "style")
 HELD_OUT_STYLE = "miniavs"

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ldm.arguments import Parser
+from ldm.arguments import Parser, add_settings
 from ldm.data.formats import SHARES, Example, pair_paths, read_examples, read_picture, read_prompt
 from ldm.files import ROOT, replacing
 from ldm.sampling.noise import derived_seed
@@ -213,15 +213,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="open_clip's JSON configuration (default: configs/avatars/clip.json)",
     )
-    add("--steps", type=int, default=800, help="optimizer steps (default: %(default)s)")
-    add(
-        "--people",
-        type=int,
-        default=12,
-        metavar="N",
-        help="in a batch, all pictures of each (default: %(default)s)",
+    add_settings(
+        parser,
+        ("--steps", 800, "optimizer steps"),
+        ("--people", 12, "in a batch, all pictures of each", "N"),
+        ("--seed", 0, "of weights and order"),
     )
-    add("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
     return parser
 
 

@@ -2,9 +2,9 @@
 
 Slots:
     {he} {him} {his}  the person, in one of the forms of `REFERENCES`
-        "a red beanie",
-    {was}             the bare noun of the value before ("beanie", "sunglasses")
-    {c} {was_c}       a colour after and before
+    {new} {old}       the value after and before with its article ("a red beanie", "sunglasses")
+    {was}             the name of the value before ("beanie", "red")
+    {c}               a colour after
     {noun}            what a colour belongs to ("hoodie", "hat", "beard")
 
 No template needs a verb form that depends on the subject, so that "they" and "the person" fit everywhere.
@@ -24,9 +24,8 @@ REFERENCE_WEIGHTS = (30, 30, 10, 9, 8, 4, 4, 5)
 
 _WEAR = (
     "give {him} {new}", "make {him} wear {new}", "put {new} on {him}", "{he} should wear {new}",
-        "what if {he} wore {new}?", "please give {him} {new}", "can you put {new} on {him}?",
-        "let {him} wear {new}",
-    "I want {him} to wear {new}",
+    "what if {he} wore {new}?", "please give {him} {new}", "can you put {new} on {him}?",
+    "let {him} wear {new}", "I want {him} to wear {new}",
 )  # fmt: skip
 _ADD = ("add {new}", "{new}", "with {new}", "please add {new}", "could you add {new}?", "add {new} to {him}")
 _REMOVE = (
@@ -46,11 +45,10 @@ _CHANGE = (
 )  # fmt: skip
 _RECOLOR = (
     "make the {noun} {c}", "make {his} {noun} {c}", "change the {noun} color to {c}", "turn the {noun} {c}",
-        "{c} {noun}", "what if {his} {noun} were {c}?", "{his} {noun} should be {c}",
-        "please make {his} {noun} {c}",
-    "can you turn {his} {noun} {c}?", "change {his} {was_c} {noun} to {c}", "color {his} {noun} {c}",
-        "make the {was_c} {noun} {c}", "I want {his} {noun} to be {c}", "{noun} color: {c}",
-        "give {him} {c} {noun}",
+    "{c} {noun}", "what if {his} {noun} were {c}?", "{his} {noun} should be {c}",
+    "please make {his} {noun} {c}", "can you turn {his} {noun} {c}?", "change {his} {was} {noun} to {c}",
+    "color {his} {noun} {c}", "make the {was} {noun} {c}", "I want {his} {noun} to be {c}",
+    "{noun} color: {c}", "give {him} {c} {noun}",
 )  # fmt: skip
 # "give him green hoodie" is broken English; with "hair" and "clothes" it is right.
 _RECOLOR_COUNTED = tuple(template for template in _RECOLOR if template != "give {him} {c} {noun}")
@@ -58,30 +56,26 @@ _RECOLOR_COUNTED = tuple(template for template in _RECOLOR if template != "give 
 TRAIN: dict[str, tuple[str, ...]] = {
     "hair": (
         "give {him} {new}", "change {his} hair to {new}", "{new}", "{he} should have {new}",
-        "what if {he} had {new}?",
-        "could you give {him} {new}?", "please give {him} {new}", "I want {him} to have {new}",
-        "show {him} with {new}",
-        "replace {his} hair with {new}", "turn {his} hairstyle into {new}", "change the hairstyle to {new}",
-        "hairstyle: {new}", "style {his} hair as {new}", "with {new}",
+        "what if {he} had {new}?", "could you give {him} {new}?", "please give {him} {new}",
+        "I want {him} to have {new}", "show {him} with {new}", "replace {his} hair with {new}",
+        "turn {his} hairstyle into {new}", "change the hairstyle to {new}", "hairstyle: {new}",
+        "style {his} hair as {new}", "with {new}",
     ),
     "hair_add": (
         "give {him} {new}", "add {new}", "let {him} grow {new}", "{new}", "what if {he} had {new}?",
         "{he} should have {new}", "put {new} on {his} head", "please give {him} {new}",
-        "cover {his} bald head with {new}",
-        "with {new}", "I want {him} to have {new}",
+        "cover {his} bald head with {new}", "with {new}", "I want {him} to have {new}",
     ),
     "hair_remove": (
         "make {him} bald", "shave {his} head", "remove {his} hair", "bald", "what if {he} was bald?",
-        "no hair",
-        "{he} should be bald", "cut off all of {his} hair", "please make {him} bald", "get rid of {his} hair",
-        "give {him} a bald head", "can you shave {his} head?", "turn {him} bald",
+        "no hair", "{he} should be bald", "cut off all of {his} hair", "please make {him} bald",
+        "get rid of {his} hair", "give {him} a bald head", "can you shave {his} head?", "turn {him} bald",
     ),
     "hair_color": (*_RECOLOR, "dye {his} hair {c}", "what if {he} had {c} hair?", "color {his} hair {c}"),
     "beard_add": (
         "give {him} {new}", *_ADD, "let {him} grow {new}", "what if {he} had {new}?",
-        "{he} should have {new}",
-        "can you give {him} {new}?", "please give {him} {new}", "make {him} grow {new}",
-        "put {new} on {his} face",
+        "{he} should have {new}", "can you give {him} {new}?", "please give {him} {new}",
+        "make {him} grow {new}", "put {new} on {his} face",
     ),
     "beard_remove": (
         *_REMOVE, "shave off {his} {was}", "shave {his} {was}", "shave {him}", "make {him} clean-shaven",
@@ -94,52 +88,48 @@ TRAIN: dict[str, tuple[str, ...]] = {
     "glasses_change": (*_CHANGE, "make the {was} {new}", "{he} should wear {new} instead"),
     "hat_add": (*_WEAR, *_ADD, "put {new} on {his} head", "cover {his} hair with {new}"),
     "hat_remove": (
-        *_REMOVE, *_TAKE_OFF,
-        "take off the {was} to show {new}", "replace the {was} with {new}", "{new} instead of the {was}",
-        "remove {his} {was} and give {him} {new}", "give {him} {new} instead of the {was}",
-        "take {his} {was} off, {he} has {new}", "swap the {was} for {new}", "no {was}, just {new}",
+        *_REMOVE, *_TAKE_OFF, "take off the {was} to show {new}", "replace the {was} with {new}",
+        "{new} instead of the {was}", "remove {his} {was} and give {him} {new}",
+        "give {him} {new} instead of the {was}", "take {his} {was} off, {he} has {new}",
+        "swap the {was} for {new}", "no {was}, just {new}",
     ),
     "hat_change": (*_CHANGE, "make the {was} {new}", "{he} should wear {new} instead"),
     "hat_color": (*_RECOLOR_COUNTED, "give {him} a {c} {noun}", "a {c} {noun}", "paint the {noun} {c}"),
     "mask_add": (*_WEAR, *_ADD, "cover {his} mouth with {new}", "put on {new}"),
     "mask_remove": (*_REMOVE, *_TAKE_OFF),
-    "accessory_add": (*_WEAR, *_ADD, "get {him} {new}"),
-    "accessory_remove": (*_REMOVE, *_TAKE_OFF),
-    "accessory_change": _CHANGE,
     "expression": (
         "make {him} {new}", "make {him} look {new}", "{new}", "{he} should look {new}",
-        "what if {he} was {new}?",
-        "change {his} expression to {new}", "please make {him} {new}", "can you make {him} look {new}?",
-        "make {his} face {new}", "I want {him} to be {new}", "{he} should be {new}", "turn {him} {new}",
-        "change {his} face from {old} to {new}", "expression: {new}",
+        "what if {he} was {new}?", "change {his} expression to {new}", "please make {him} {new}",
+        "can you make {him} look {new}?", "make {his} face {new}", "I want {him} to be {new}",
+        "{he} should be {new}", "turn {him} {new}", "change {his} face from {old} to {new}",
+        "expression: {new}",
     ),
     "skin": (
         "give {him} {c} skin", "make {his} skin {c}", "{c} skin", "change {his} skin to {c}",
-        "turn {his} skin {c}",
-        "what if {he} had {c} skin?", "{his} skin should be {c}", "please make {his} skin {c}",
-        "change the skin color to {c}", "can you give {him} {c} skin?", "{he} should have {c} skin",
-        "skin color: {c}",
-        "change {his} skin tone from {was_c} to {c}", "make {him} {c}-skinned",
+        "turn {his} skin {c}", "what if {he} had {c} skin?", "{his} skin should be {c}",
+        "please make {his} skin {c}", "change the skin color to {c}", "can you give {him} {c} skin?",
+        "{he} should have {c} skin", "skin color: {c}", "change {his} skin tone from {was} to {c}",
+        "make {him} {c}-skinned",
     ),
     "clothes": (
         "put {him} in {new}", "change {his} clothes to {new}", "{he} should wear {new}",
-        "dress {him} in {new}",
-        "make {him} wear {new}", "{new}", "swap the {was} for {new}", "what if {he} wore {new}?",
-        "replace the {was} with {new}", "give {him} {new}", "change the {was} to {new}", "wearing {new}",
-        "please put {him} in {new}", "can you dress {him} in {new}?", "turn the {was} into {new}",
+        "dress {him} in {new}", "make {him} wear {new}", "{new}", "swap the {was} for {new}",
+        "what if {he} wore {new}?", "replace the {was} with {new}", "give {him} {new}",
+        "change the {was} to {new}", "wearing {new}", "please put {him} in {new}",
+        "can you dress {him} in {new}?", "turn the {was} into {new}",
     ),
     "clothes_color": (
         *_RECOLOR_COUNTED, "{c} clothes", "make {his} clothes {c}",
-        "change the color of {his} clothes to {c}",
-        "dress {him} in {c}", "give {him} {c} clothes", "{he} should wear {c}", "put {him} in {c}",
+        "change the color of {his} clothes to {c}", "dress {him} in {c}", "give {him} {c} clothes",
+        "{he} should wear {c}", "put {him} in {c}",
     ),
     "background": (
         "make the background {c}", "turn the background {c}", "{c} background",
-        "change the background to {c}",
-        "put {him} on a {c} background", "set the background color to {c}", "what if the background was {c}?",
-        "please make the background {c}", "can you change the background to {c}?", "use a {c} background",
-        "the background should be {c}", "a {c} backdrop", "color the background {c}", "background: {c}",
-        "change the {was_c} background to {c}", "place {him} in front of a {c} wall",
+        "change the background to {c}", "put {him} on a {c} background", "set the background color to {c}",
+        "what if the background was {c}?", "please make the background {c}",
+        "can you change the background to {c}?", "use a {c} background", "the background should be {c}",
+        "a {c} backdrop", "color the background {c}", "background: {c}", "change the {was} background to {c}",
+        "place {him} in front of a {c} wall",
     ),
 }  # fmt: skip
 
@@ -151,10 +141,7 @@ EXPRESSIONS: dict[str, tuple[str, ...]] = {
     "surprised": ("surprise {him}", "make {him} gasp", "open {his} eyes wide in surprise", "wide eyes"),
     "angry": ("make {him} mad", "make {him} furious", "{he} should be mad", "anger"),
     "in love": (
-        "give {him} heart eyes",
-        "heart eyes",
-        "make {his} eyes hearts",
-        "turn {his} eyes into hearts",
+        "give {him} heart eyes", "heart eyes", "make {his} eyes hearts", "turn {his} eyes into hearts",
     ),
     "winking": ("make {him} wink", "wink", "{he} should wink", "let {him} wink at us"),
     "sleeping": ("close {his} eyes", "closed eyes", "make {him} fall asleep", "put {him} to sleep"),
@@ -162,18 +149,13 @@ EXPRESSIONS: dict[str, tuple[str, ...]] = {
     "silly": ("make {him} stick out {his} tongue", "tongue out", "stick {his} tongue out"),
     "laughing": ("make {him} laugh", "let {him} laugh", "laugh", "{he} should laugh out loud"),
     "screaming": (
-        "make {him} scream",
-        "make {him} shout",
-        "{he} should scream",
-        "open {his} mouth in a scream",
+        "make {him} scream", "make {him} shout", "{he} should scream", "open {his} mouth in a scream",
     ),
     "scared": ("scare {him}", "make {him} afraid", "frighten {him}"),
     "bored": ("make {him} roll {his} eyes", "roll {his} eyes", "{he} should roll {his} eyes"),
     "one-eyed": ("turn {him} into a cyclops", "make {him} a cyclops", "one big eye", "cyclops"),
-    "starstruck": ("give {him} star eyes", "star eyes", "put stars in {his} eyes"),
-    "pouting": ("make {him} pout", "make {him} pucker up", "a kissing mouth"),
     "serious": ("wipe the smile off {his} face", "a straight face", "no smile"),
-}
+}  # fmt: skip
 
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "hair": (
@@ -201,9 +183,6 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     "hat_color": ("how about {c} for the {noun}?", "recolor {his} {noun} to {c}"),
     "mask_add": ("I'd like to see {him} with {new}", "draw {new} on {him}"),
     "mask_remove": ("take away {his} {was}", "I'd like to see {him} without the {was}"),
-    "accessory_add": ("I'd like to see {him} with {new}", "draw {new} on {him}"),
-    "accessory_remove": ("take away {his} {was}", "I'd like to see {him} without the {was}"),
-    "accessory_change": ("make it {new} rather than the {was}", "I'd prefer {new} over the {was}"),
     "expression": ("I'd like to see {him} {new}", "how about {him} looking {new}?", "draw {him} as {new}"),
     "skin": (
         "I'd like to see {him} with {c} skin", "how about {c} for {his} skin?", "recolor the skin to {c}",

@@ -165,3 +165,20 @@ def load_editor(args: argparse.Namespace, files: ModelFiles) -> tuple[ImageEdito
         "precision": editor.precision,
     }
     return editor, about
+
+
+def add_settings(group: argparse._ActionsContainer, *rows: tuple[str, object, str, str] | tuple) -> None:
+    """Options with a default, which their help names and whose type they take.
+
+    Args:
+        rows: the option, or several spellings of it with spaces between; its default; what it is; and, where
+            it is not the option's own name, what stands for its value.
+    """
+    for option, default, what, *metavar in rows:
+        group.add_argument(
+            *option.split(),
+            type=type(default),
+            default=default,
+            metavar=metavar[0] if metavar else None,
+            help=f"{what} (default: %(default)s)",
+        )

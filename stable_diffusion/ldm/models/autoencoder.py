@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.modules.diffusionmodules.model import Decoder, Encoder
+from ldm.modules.diffusionmodules.model import DDConfig, Decoder, Encoder
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.sampling.noise import ExampleNoise
 from ldm.util import UserError, instantiate_from_config, reject_unknown
@@ -18,7 +18,7 @@ class AutoencoderKL(nn.Module):
     """Images to latents and back.
 
     Args:
-        ddconfig: arguments of `Encoder` and `Decoder`.
+        ddconfig: fields of `DDConfig`.
         lossconfig: target of the training loss; ``torch.nn.Identity`` where the model is not trained.
         embed_dim: channels of the latent that the diffusion model sees.
         ckpt_path: weights to start a training from; read by the trainer.
@@ -43,26 +43,26 @@ class AutoencoderKL(nn.Module):
         latent_noise: float | None = None,
     ) -> None:
         super().__init__()
-        reject_unknown("AutoencoderKL's ddconfig", Encoder, ddconfig)
-        if not ddconfig.get("double_z", True):
+        reject_unknown("AutoencoderKL's ddconfig", DDConfig, ddconfig)
+        sizes = DDConfig(**ddconfig)
+        if not sizes.double_z:
             raise UserError("AutoencoderKL needs double_z: true (mean and log variance), got false")
-        if ddconfig["ch"] % 32:
-            raise UserError(f"AutoencoderKL: expected ch to be a multiple of 32, got {ddconfig['ch']}")
+        if sizes.ch % 32:
+            raise UserError(f"AutoencoderKL: expected ch to be a multiple of 32, got {sizes.ch}")
         self.image_key = image_key
         self.ckpt_path = ckpt_path
         self.monitor = monitor
         self.scheduler_config = scheduler_config
-        self.encoder = Encoder(**ddconfig)
-        self.decoder = Decoder(**ddconfig)
+        self.encoder = Encoder(sizes)
+        self.decoder = Decoder(sizes)
         self.loss = instantiate_from_config(lossconfig)
-        z_channels = ddconfig["z_channels"]
-        self.quant_conv = nn.Conv2d(2 * z_channels, 2 * embed_dim, kernel_size=1)
-        self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, kernel_size=1)
+        self.quant_conv = nn.Conv2d(2 * sizes.z_channels, 2 * embed_dim, kernel_size=1)
+        self.post_quant_conv = nn.Conv2d(embed_dim, sizes.z_channels, kernel_size=1)
         if freeze_encoder:
             for module in (self.encoder, self.quant_conv):
                 module.requires_grad_(False)
         self.latent_noise = latent_noise
-        self.downsampling = 2 ** (len(ddconfig["ch_mult"]) - 1)
+        self.downsampling = 2 ** (len(sizes.ch_mult) - 1)
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
         """Posterior over [B, embed_dim, H/f, W/f] for images [B, 3, H, W] in [-1, 1]."""

@@ -6,7 +6,9 @@ Names of parameters are the published ones, since checkpoints hold them. This is
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -77,47 +79,70 @@ class AttnBlock(nn.Module):
         return x + self.proj_out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[2]))
 
 
-def middle_block(channels: int, dropout: float) -> nn.ModuleDict:
-    """Residual block, attention, residual block at the lowest resolution."""
-    return nn.ModuleDict(
-        {
-            "block_1": ResnetBlock(channels, channels, dropout),
-            "attn_1": AttnBlock(channels),
-            "block_2": ResnetBlock(channels, channels, dropout),
-        }
-    )
+@dataclass(frozen=True)
+class DDConfig:
+    """Sizes of encoder and decoder, under their published names.
+
+    Attributes:
+        ch: width of the first level; every width is a multiple of 32.
+        out_ch: channels of the decoded image.
+        ch_mult: width of each level as a multiple of `ch`; each but the last halves height and width.
+        num_res_blocks: residual blocks of a level of the encoder; the decoder has one more.
+        attn_resolutions: heights (for an input `resolution` high) at which blocks are followed by attention.
+        in_channels: of the image.
+        z_channels: of the latent; with `double_z` the encoder also gives its log variance.
+    """
+
+    ch: int
+    out_ch: int
+    ch_mult: Sequence[int]
+    num_res_blocks: int
+    attn_resolutions: Sequence[int]
+    in_channels: int
+    resolution: int
+    z_channels: int
+    dropout: float = 0.0
+    double_z: bool = True
+
+    def width(self, level: int) -> int:
+        return self.ch * self.ch_mult[level]
+
+    def middle(self) -> nn.Sequential:
+        """Residual block, attention, residual block at the lowest resolution."""
+        width = self.width(-1)
+        first, second = (ResnetBlock(width, width, self.dropout) for _ in range(2))
+        return nn.Sequential(OrderedDict(block_1=first, attn_1=AttnBlock(width), block_2=second))
 
 
 class Level(nn.Module):
-    """One resolution: residual blocks, each followed by attention where there is any, then a change of size.
-
-    [B, in_channels, H, W] -> [B, out_channels, H, W], or with half or double the sides.
+    """One resolution: residual blocks, each followed by attention where there is any, and a change of size.
 
     Args:
+        level: of `config.ch_mult`.
         blocks: residual blocks.
-        attention: whether each is followed by attention.
-        downsample, upsample: change the size at the end; at most one of them.
+        downsample, upsample: halve or double the sides at the end.
     """
 
     def __init__(
         self,
+        config: DDConfig,
+        level: int,
         in_channels: int,
-        out_channels: int,
         blocks: int,
-        attention: bool,
-        dropout: float,
         downsample: bool = False,
         upsample: bool = False,
     ) -> None:
         super().__init__()
-        widths = [in_channels] + [out_channels] * blocks
-        pairs = zip(widths, widths[1:], strict=False)
-        self.block = nn.ModuleList(ResnetBlock(a, b, dropout) for a, b in pairs)
-        self.attn = nn.ModuleList(AttnBlock(out_channels) for _ in range(blocks if attention else 0))
+        width = config.width(level)
+        self.block = nn.ModuleList(
+            ResnetBlock(width if i else in_channels, width, config.dropout) for i in range(blocks)
+        )
+        attended = config.resolution // 2**level in config.attn_resolutions
+        self.attn = nn.ModuleList(AttnBlock(width) for _ in range(blocks if attended else 0))
         if downsample:
-            self.downsample = Downsample(out_channels)
+            self.downsample = Downsample(width)
         if upsample:
-            self.upsample = Upsample(out_channels)
+            self.upsample = Upsample(width)
 
     def forward(self, h: Tensor) -> Tensor:
         for i, block in enumerate(self.block):
@@ -133,87 +158,47 @@ class Encoder(nn.Module):
     """Image to posterior parameters: [B, in_channels, H, W] -> [B, 2 z (or z), H/f, W/f].
 
     f is 2 to the power of (number of levels - 1).
-
-    Args:
-        ch: width of the first level; every width is a multiple of 32.
-        ch_mult: width of each level as a multiple of `ch`.
-        num_res_blocks: residual blocks a level.
-        attn_resolutions: heights (for an input `resolution` high) at which blocks are followed by attention.
-        z_channels: channels of the latent; `double_z` also gives its log variance.
-        out_ch: part of the shared configuration; used by the decoder only.
     """
 
-    def __init__(
-        self,
-        *,
-        ch: int,
-        out_ch: int,
-        ch_mult: Sequence[int],
-        num_res_blocks: int,
-        attn_resolutions: Sequence[int],
-        in_channels: int,
-        resolution: int,
-        z_channels: int,
-        dropout: float = 0.0,
-        double_z: bool = True,
-    ) -> None:
+    def __init__(self, config: DDConfig) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(in_channels, ch, kernel_size=3, padding=1)
+        self.conv_in = nn.Conv2d(config.in_channels, config.ch, kernel_size=3, padding=1)
         self.down = nn.ModuleList()
-        width = ch
-        for i, mult in enumerate(ch_mult):
-            attention = resolution // 2**i in attn_resolutions
-            downsample = i < len(ch_mult) - 1
-            self.down.append(Level(width, ch * mult, num_res_blocks, attention, dropout, downsample))
-            width = ch * mult
-        self.mid = middle_block(width, dropout)
+        width = config.ch
+        for i in range(len(config.ch_mult)):
+            smaller = i < len(config.ch_mult) - 1
+            self.down.append(Level(config, i, width, config.num_res_blocks, downsample=smaller))
+            width = config.width(i)
+        self.mid = config.middle()
         self.norm_out = group_norm(width)
-        self.conv_out = nn.Conv2d(width, (2 if double_z else 1) * z_channels, kernel_size=3, padding=1)
+        channels = (2 if config.double_z else 1) * config.z_channels
+        self.conv_out = nn.Conv2d(width, channels, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for level in self.down:
             h = level(h)
-        for block in self.mid.values():
-            h = block(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
 class Decoder(nn.Module):
-    """Latent to image: [B, z, H/f, W/f] -> [B, out_ch, H, W]. Arguments as for `Encoder`."""
+    """Latent to image: [B, z, H/f, W/f] -> [B, out_ch, H, W], f as for `Encoder`."""
 
-    def __init__(
-        self,
-        *,
-        ch: int,
-        out_ch: int,
-        ch_mult: Sequence[int],
-        num_res_blocks: int,
-        attn_resolutions: Sequence[int],
-        in_channels: int,
-        resolution: int,
-        z_channels: int,
-        dropout: float = 0.0,
-        double_z: bool = True,
-    ) -> None:
+    def __init__(self, config: DDConfig) -> None:
         super().__init__()
-        width = ch * ch_mult[-1]
-        self.conv_in = nn.Conv2d(z_channels, width, kernel_size=3, padding=1)
-        self.mid = middle_block(width, dropout)
+        width = config.width(-1)
+        self.conv_in = nn.Conv2d(config.z_channels, width, kernel_size=3, padding=1)
+        self.mid = config.middle()
         levels = []
-        for i in reversed(range(len(ch_mult))):
-            attention = resolution // 2**i in attn_resolutions
-            out = ch * ch_mult[i]
-            levels.append(Level(width, out, num_res_blocks + 1, attention, dropout, upsample=i > 0))
-            width = out
+        for i in reversed(range(len(config.ch_mult))):
+            levels.append(Level(config, i, width, config.num_res_blocks + 1, upsample=i > 0))
+            width = config.width(i)
         self.up = nn.ModuleList(reversed(levels))  # published files number the levels from the finest
         self.norm_out = group_norm(width)
-        self.conv_out = nn.Conv2d(width, out_ch, kernel_size=3, padding=1)
+        self.conv_out = nn.Conv2d(width, config.out_ch, kernel_size=3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = self.conv_in(z)
-        for block in self.mid.values():
-            h = block(h)
+        h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)
         return self.conv_out(F.silu(self.norm_out(h)))

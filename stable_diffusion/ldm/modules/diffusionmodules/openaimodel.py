@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ldm.modules.attention import SpatialTransformer
+from ldm.modules.diffusionmodules.model import Upsample
 from ldm.util import UserError
 
 
@@ -48,17 +49,6 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)  # [B, C, h, w] -> [B, C, h/2, w/2]
-
-
-class Upsample(nn.Module):
-    """Double height and width by nearest neighbour, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # [B, C, 2h, 2w]
 
 
 class ResBlock(nn.Module):

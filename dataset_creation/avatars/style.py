@@ -12,6 +12,7 @@ on one style can then serve another. Within a style no two values look alike at 
 from dataclasses import dataclass, field
 
 ABSENT = "none"
+BALD = "a bald head"  # the text of hair that is absent
 
 HAIR_COLORS = {
     "black": "1f1b1b", "brown": "74432a", "blonde": "e8c468", "red": "d0311e", "gray": "979797",
@@ -38,12 +39,10 @@ class Value:
     Attributes:
         text: the words, with their article; `{c}` is where a colour may stand ("a {c} bob", "long {c} hair").
         options: the DiceBear options that draw it.
-        noun: the bare words for "remove the …"; unused where nothing is ever removed.
     """
 
     text: str
     options: dict[str, object] = field(default_factory=dict)
-    noun: str = ""
 
 
 Values = dict[str, Value]
@@ -57,7 +56,8 @@ class Style:
     Attributes:
         name: the style's name in `@dicebear/collection`.
         fixed: options that never change.
-        attributes: for every attribute its values by name, in drawing order.
+        attributes: for every attribute its values by name, in drawing order. The name is what stands in
+            "remove the …".
         absent: how often an attribute that has the value `ABSENT` takes it.
         hides: (attribute, its values, attributes that then cannot be seen).
         ties: (attribute, its values, attributes that then must not be edited since something else would move
@@ -114,26 +114,24 @@ def colors(option: str, codes: dict[str, str]) -> Values:
     return {name: Value(name, {option: [code]}) for name, code in codes.items()}
 
 
-def drawn_by(option: str, table: dict[str, tuple[str, str, str]]) -> Values:
-    """Values that overwrite a component which another attribute draws too, unless `ABSENT`.
+def choices(option: str, table: dict[str, str | tuple[str, str]], **more: object) -> Values:
+    """Values of a component, each drawn by its part and the options `more`.
 
-    The table is {name: (component, text, noun)}.
+    The table is {text: part}, or {text: (part, name)} where the name is not the text without article and
+    colour.
     """
-    shown = {
-        name: Value(text, {option: [part], f"{option}Probability": 100}, noun)
-        for name, (part, text, noun) in table.items()
-    }
-    return {ABSENT: Value(""), **shown}
+    values = {}
+    for text, entry in table.items():
+        bare = " ".join(word for word in text.split() if word not in ("a", "an", "{c}"))
+        part, name = (entry, bare) if isinstance(entry, str) else entry
+        values[name] = Value(text, {option: [part], **more})
+    return values
 
 
-def parts(option: str, table: dict[str, tuple[str, str, str]]) -> Values:
-    """Values of an optional component, like `drawn_by` but for `ABSENT`, which leaves the component out."""
-    return {**drawn_by(option, table), ABSENT: Value("", {f"{option}Probability": 0})}
-
-
-def choices(option: str, table: dict[str, tuple[str, str]]) -> Values:
-    """Values of a DiceBear component that is always drawn: {name: (component, text)}."""
-    return {name: Value(text, {option: [part]}) for name, (part, text) in table.items()}
+def parts(option: str, table: dict[str, str | tuple[str, str]]) -> Values:
+    """Values of a component that can be left out, by a table as for `choices`."""
+    shown = choices(option, table, **{f"{option}Probability": 100})
+    return {ABSENT: Value("", {f"{option}Probability": 0}), **shown}
 
 
 def present(values: Values) -> tuple[str, ...]:
@@ -141,11 +139,15 @@ def present(values: Values) -> tuple[str, ...]:
     return tuple(name for name in values if name != ABSENT)
 
 
-def expressions(table: dict[str, dict[str, object]]) -> Values:
-    """Values of the whole face: {name: options}; the name is an adjective that fits "make him …"."""
-    return {name: Value(name, options) for name, options in table.items()}
+def faces(options: str, table: dict[str, str]) -> Values:
+    """Values of the whole face: {name: a part for each option}; the name fits "make him …"."""
+    return {
+        name: Value(name, {o: [part] for o, part in zip(options.split(), drawn.split(), strict=True)})
+        for name, drawn in table.items()
+    }
 
 
-def face(eyes: str, mouth: str, eyebrows: str) -> dict[str, object]:
-    """The options of an expression."""
-    return {"eyes": [eyes], "mouth": [mouth], "eyebrows": [eyebrows]}
+def skin_and_background(attributes: dict[str, Values]) -> dict[str, Values]:
+    """`attributes` between the two that all styles have under the same names."""
+    skin, background = colors("skinColor", SKIN_COLORS), colors("backgroundColor", BACKGROUND_COLORS)
+    return {"skin": skin, **attributes, "background": background}
