@@ -15,7 +15,7 @@ from ldm.util import UserError, get_obj_from_str, instantiate_from_config, rejec
 from ldm.weights.opening import open_weights
 
 SECTIONS = {
-    "": ("model", "data", "lightning", "sampling"),
+    "": ("model", "data", "lightning", "sampling", "about"),
     "model": ("base_learning_rate", "target", "params"),
     "data": ("target", "params"),
     "lightning": ("trainer", "modelcheckpoint", "callbacks", "logger"),
