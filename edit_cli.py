@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm.app.suggestions import draw_suggestions
+from ldm.app.about import About
 from ldm.arguments import (
     Parser,
     add_model_options,
     add_safety_option,
-    finite_number,
+    add_sampling_options,
     load_editor,
-    whole_number,
 )
 from ldm.pictures import animation
 from ldm.pictures.fitting import fit_to_model
 from ldm.pictures.reading import open_image
 from ldm.pictures.safety import BLUR_OVER, SafetyChecker, Verdict, in_settings
 from ldm.pictures.writing import prepare_output, save_image
+from ldm.sampling.options import LIMITS, Sampling
 from ldm.util import UserError, run_main
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from ldm.editor import ImageEditor
 
 LONGEST_INSTRUCTION = 4000  # characters, of all together; the text encoder reads 77 tokens, EXIF holds 64 KB
-LEAST_SEED, GREATEST_SEED = -(2**63), 2**64 - 1  # that torch takes
 SURPRISES, SHEET_COLUMNS = 5, 3  # with the input, two full rows
 EPILOG = """examples:
   python edit_cli.py --input imgs/example.jpg --output imgs/output.jpg --edit "turn him into a cyborg"
@@ -49,20 +47,6 @@ EPILOG = """examples:
 
 If the picture changes too little, raise --cfg-text or lower --cfg-image; if it changes too much, the reverse.
 """
-
-
-class _SamplerAction(argparse.Action):
-    """Store the sampler's name; list all of them for ``help``."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: Any, value: Any, option: Any = None
-    ) -> None:
-        if value == "help":
-            from ldm.sampling.samplers import sampler_names
-
-            print("\n".join(sampler_names()))
-            parser.exit()
-        setattr(namespace, self.dest, value.removeprefix("sample_"))
 
 
 def instruction_text(text: str) -> str:
@@ -86,7 +70,12 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_picture_options(parser.add_argument_group("picture"))
-    _add_sampling_options(parser.add_argument_group("guidance and sampling"))
+    add_sampling_options(
+        parser.add_argument_group("guidance and sampling"),
+        *("cfg_text", "cfg_image", "steps", "seed", "sampler", "schedule"),
+        seed="whole number; the same gives the same picture; of several --edit the second takes this seed + "
+        "1 and so on, so that each draws noise of its own",
+    )
     add_model_options(parser.add_argument_group("model"))
     add_safety_option(parser.add_argument_group("safety"))
     return parser
@@ -120,58 +109,10 @@ def _add_picture_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--gif",
         metavar="FILE",
-        help="also an animation that morphs from the input through all results, .gif or .webp "
+        help="also write an animation that morphs from the input through all results, .gif or .webp "
         "(default: none)",
     )
-    group.add_argument(
-        "--resolution",
-        type=whole_number(64, 8192),
-        metavar="PIXELS",
-        help="about the longer side of the result, 64 to 8192; both sides become multiples of 64 "
-        "(default: the model's own, 512 for the published one, 64 for the embedded one)",
-    )
-
-
-def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--cfg-text",
-        type=finite_number,
-        metavar="SCALE",
-        help="how strongly to follow the instruction, no unit "
-        "(default: the model's own, 7.5 for the published one, 1.5 for the embedded one)",
-    )
-    group.add_argument(
-        "--cfg-image",
-        type=finite_number,
-        metavar="SCALE",
-        help="how strongly to stay with the input picture, no unit "
-        "(default: the model's own, 1.5 for the published one, 1.2 for the embedded one)",
-    )
-    group.add_argument(
-        "--steps",
-        type=whole_number(1, 10000),
-        help="denoising steps, 1 to 10000 "
-        "(default: the model's own, 100 for the published one, 50 for the embedded one)",
-    )
-    group.add_argument(
-        "--seed",
-        type=whole_number(LEAST_SEED, GREATEST_SEED),
-        help="whole number; the same gives the same picture; of several --edit the second takes this seed + "
-        "1 and so on, so that each draws noise of its own (default: random in 0..100000)",
-    )
-    group.add_argument(
-        "--sampler",
-        action=_SamplerAction,
-        default="euler_ancestral",
-        metavar="NAME",
-        help='any sampler of k-diffusion; "--sampler help" lists them (default: %(default)s)',
-    )
-    group.add_argument(
-        "--schedule",
-        choices=("model", "karras", "exponential"),
-        default="model",
-        help="how the noise falls: the model's own way or one of k-diffusion's (default: %(default)s)",
-    )
+    add_sampling_options(group, "resolution")
 
 
 def result_paths(args: argparse.Namespace) -> list[Path]:
@@ -182,7 +123,7 @@ def result_paths(args: argparse.Namespace) -> list[Path]:
     return [output.with_stem(f"{output.stem}-{i}") for i in range(1, SURPRISES + 1)]
 
 
-def check_request(args: argparse.Namespace, seed: int) -> None:
+def check_request(args: argparse.Namespace) -> None:
     """Check what only shows in several options together, and that every file can be written.
 
     Raises:
@@ -191,9 +132,9 @@ def check_request(args: argparse.Namespace, seed: int) -> None:
     edits = args.edit or []
     if (length := sum(map(len, edits))) > LONGEST_INSTRUCTION:
         raise UserError(f"--edit: expected at most {LONGEST_INSTRUCTION} characters in all, got {length}")
-    if seed + len(edits) - 1 > GREATEST_SEED:
-        most = GREATEST_SEED - len(edits) + 1
-        raise UserError(f"--seed: expected at most {most} for {len(edits)} edits, got {seed}")
+    most = LIMITS["seed"][1] - max(len(edits) - 1, 0)
+    if args.seed is not None and args.seed > most:
+        raise UserError(f"--seed: expected at most {most} for {len(edits)} edits, got {args.seed}")
     paths = dict.fromkeys([Path(args.output), *result_paths(args)])
     for path in paths:
         prepare_output(path)
@@ -208,7 +149,7 @@ def apply_edits(
     editor: ImageEditor,
     picture: Image.Image,
     edits: Sequence[str],
-    sampling: dict[str, Any],
+    sampling: Sampling,
     in_turn: bool,
     callback: Callable[[dict[str, Any]], None],
 ) -> list[Image.Image]:
@@ -218,8 +159,8 @@ def apply_edits(
         if in_turn and results:
             picture = results[-1]
             # Its own size: one that is no multiple of 64 would be fitted to the model's again.
-            sampling = {**sampling, "seed": sampling["seed"] + 1, "resolution": max(picture.size)}
-        results.append(editor.edit(picture, edit, callback=callback, **sampling))
+            sampling = replace(sampling, seed=sampling.seed + 1, resolution=max(picture.size))
+        results.append(editor.edit(picture, edit, sampling, callback=callback))
     return results
 
 
@@ -273,33 +214,29 @@ def main() -> None:
     """Edit a picture as the command line says."""
     started = time.perf_counter()
     args = make_parser().parse_args()
-    seed = random.randint(0, 100_000) if args.seed is None else args.seed
     picture = open_image(args.input)
-    check_request(args, seed)
+    check_request(args)
     checker = SafetyChecker() if args.safety_checker else None
 
     from tqdm import tqdm
 
-    from ldm.editor import EMBEDDED_CONFIG, check_sampling, find_model, read_defaults
+    from ldm.editor import find_model
 
     files = find_model(args.config, args.ckpt)
     if files.notice:
         print(files.notice, file=sys.stderr)
-    chosen = {name: getattr(args, name) for name in ("resolution", "steps", "cfg_text", "cfg_image")}
-    chosen = asdict(read_defaults(files.config)) | {k: v for k, v in chosen.items() if v is not None}
-    sampling = {"seed": seed, "sampler": args.sampler, "schedule": args.schedule, **chosen}
-    check_sampling(args.sampler, chosen["steps"])
-    avatars = files.config.resolve() == EMBEDDED_CONFIG
-    edits = args.edit or draw_suggestions(avatars, SURPRISES, seed)
-    editor, about = load_editor(args, files)
+    sampling = Sampling.from_arguments(args, Sampling.from_config(files.config)).seeded()
+    sampling.check()
+    edits = args.edit or About.from_config(files.config).draw(SURPRISES, sampling.seed)
+    editor, facts = load_editor(args, files)
     settings = {
-        **sampling,
+        **asdict(sampling),
         "edit": edits[0] if len(edits) == 1 else edits,
         "input": Path(args.input).name,
-        **about,
+        **facts,
     }
     print("settings:", json.dumps(settings))  # ASCII, which every terminal can show
-    steps = chosen["steps"] * sum(bool(edit.strip()) for edit in edits)
+    steps = sampling.steps * sum(bool(edit.strip()) for edit in edits)
     with tqdm(total=steps, desc="edit", unit="step", disable=not steps) as bar:
         results = apply_edits(
             editor, picture, edits, sampling, not args.surprise_me, lambda state: bar.update()
@@ -309,7 +246,7 @@ def main() -> None:
         results, verdicts = checker.check(results)
         found = [verdict._asdict() for verdict in verdicts]
         settings["safety"] = found[0] if len(found) == 1 else found
-    frames = [fit_to_model(picture, chosen["resolution"]), *results]
+    frames = [fit_to_model(picture, sampling.resolution), *results]
     output = save_results(args, frames, edits, verdicts, settings)
     width, height = output.size
     print(f"wrote {args.output!a}: {width}x{height} pixels, {time.perf_counter() - started:.1f} s")

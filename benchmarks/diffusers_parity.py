@@ -34,19 +34,14 @@ def edit_with_ours(work: Path, resolution: int, steps: int) -> None:
     """Write the edited picture [1, 3, H, W], about [-1, 1], to ours.safetensors."""
     from safetensors.torch import save_file
 
-    from ldm.editor import edit_batch
+    from ldm.editor import ImageEditor, Sampling
     from ldm.pictures.fitting import to_tensor
     from ldm.weights.loading import load_model
 
     model = load_model(CONFIG, work / "weights.safetensors")
-    edited = edit_batch(
-        model,
-        to_tensor(picture(resolution)),
-        [INSTRUCTION],
-        steps=steps,
-        cfg_text=CFG_TEXT,
-        cfg_image=CFG_IMAGE,
-        seeds=[SEED],
+    sampling = Sampling(steps=steps, cfg_text=CFG_TEXT, cfg_image=CFG_IMAGE, seed=SEED)
+    edited = ImageEditor(model, sampling).edit_batch(
+        to_tensor(picture(resolution)), [INSTRUCTION], [sampling]
     )
     save_file({"picture": edited.contiguous()}, work / "ours.safetensors")
 

@@ -18,7 +18,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ from dataset_creation.avatars.kinds import edit_kind
 from ldm.arguments import Parser, add_device_option, add_settings
 from ldm.data.formats import SHARES, Example, read_examples, split_examples
 from ldm.device import DTYPES
-from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, ImageEditor, edit_batch
+from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, ImageEditor, Sampling
 from ldm.files import ROOT
 from ldm.pictures.fitting import to_image
 from ldm.pictures.sheet import sheet
@@ -102,16 +102,11 @@ def edit_all(
         bar: counts edits.
     """
 
+    sampling = Sampling(steps=args.steps, cfg_text=scales[0], cfg_image=scales[1])
+
     def edit(x: Tensor, start: int) -> Tensor:
-        edited = edit_batch(
-            editor.model,
-            x,
-            pairs.instructions[start : start + len(x)],
-            steps=args.steps,
-            cfg_text=scales[0],
-            cfg_image=scales[1],
-            seeds=range(args.seed + start, args.seed + start + len(x)),
-        )
+        samplings = [replace(sampling, seed=args.seed + start + i) for i in range(len(x))]
+        edited = editor.edit_batch(x, pairs.instructions[start : start + len(x)], samplings)
         bar.update(len(x))
         return edited
 
@@ -290,8 +285,8 @@ def main() -> None:
     if not args.sweep:  # before the model, so that missing data is told at once
         sets = {name: read_pairs(examples_of(args.data / name), GROUP_SIZE, args.limit) for name in args.sets}
     editor = ImageEditor.load(args.config, args.ckpt, device=args.device)
-    args.cfg_text = editor.defaults.cfg_text if args.cfg_text is None else args.cfg_text
-    args.cfg_image = editor.defaults.cfg_image if args.cfg_image is None else args.cfg_image
+    sampling = Sampling.from_arguments(args, editor.defaults)
+    args.cfg_text, args.cfg_image = sampling.cfg_text, sampling.cfg_image
     settings = settings_of(editor, args)
     print("settings:", json.dumps(settings))
     if args.sweep:

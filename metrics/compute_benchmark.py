@@ -22,10 +22,12 @@ from ldm.arguments import (
     Parser,
     add_clip_options,
     add_model_options,
+    add_sampling_options,
     add_settings,
     load_editor,
 )
 from ldm.files import replacing
+from ldm.sampling.options import Sampling
 from ldm.util import UserError, run_main
 
 if TYPE_CHECKING:
@@ -34,25 +36,24 @@ if TYPE_CHECKING:
     from metrics.editsets.benchmark import Benchmark, Results
     from metrics.editsets.dino import Dino
 
-SAMPLING = ("steps", "resolution", "cfg_text", "cfg_image")
-
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser.of(__doc__)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, title="benchmarks")
     text = "real edits, of which the true results are known"
     group = _add_benchmark(benchmarks, "magicbrush", text, "osunlp/MagicBrush")
-    add_settings(group, ("--split", "dev", "of a dataset on the hub"))
+    group.add_argument("--split", default="dev", help="split of a dataset on the hub (default: %(default)s)")
     group.add_argument(
         "--captions",
         type=Path,
         metavar="FILE",
-        help="its local_captions.json, which the score CLIP-T needs (default: none)",
+        help="local_captions.json of the dataset, which the score CLIP-T needs (default: none)",
     )
     text = "instructions with captions before and after"
     group = _add_benchmark(benchmarks, "emu-edit", text, "facebook/emu_edit_test_set")
     group.add_argument(
-        "--split", help="validation or test (default: test where the data has several, else all)"
+        "--split",
+        help="split of the dataset, validation or test (default: test where the data has several, else all)",
     )
     return parser
 
@@ -89,20 +90,16 @@ def _add_benchmark(benchmarks: Any, name: str, text: str, dataset: str) -> argpa
     rating.add_argument(
         "--dino-weights",
         metavar="FILE",
-        help="DINO's ViT-S/16, or none; without it the other scores are computed (default: download)",
+        help="file of DINO's ViT-S/16, or the word none: then only the other scores are computed "
+        "(default: download)",
     )
     return data
 
 
 def _add_edits(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    own = "(default: the model's own, {} for the published one)".format
-    add("--steps", type=int, help=f"denoising steps {own(100)}")
-    add("--resolution", type=int, metavar="PIXELS", help=f"about the longer side of the edits {own(512)}")
-    follow, stay = "how strongly to follow the instruction", "how strongly to stay with the picture"
-    add("--cfg-text", type=float, metavar="SCALE", help=f"{follow}, no unit {own(7.5)}")
-    add("--cfg-image", type=float, metavar="SCALE", help=f"{stay}, no unit {own(1.5)}")
-    add("--seed", type=int, default=0, help="of the noise of all edits (default: %(default)s)")
+    add_sampling_options(group, "steps", "resolution", "cfg_text", "cfg_image")
+    seed = "seed of the noise of all edits (default: %(default)s)"
+    group.add_argument("--seed", type=int, default=0, help=seed)
 
 
 def read_benchmark(args: argparse.Namespace) -> Benchmark:
@@ -162,9 +159,8 @@ def report(benchmark: Benchmark, results: Results, no_dino: str, file: Path) -> 
 
 def main() -> None:
     args = make_parser().parse_args()
-    for name in ("steps", "limit"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise UserError(f"--{name}: expected at least 1, got {value}")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit: expected at least 1, got {args.limit}")
     # Late, as torch takes seconds.
     from ldm.editor import find_model
     from ldm.weights.opening import file_facts
@@ -179,9 +175,7 @@ def main() -> None:
     editor, about = load_editor(args, files)
     clip = ClipSimilarity(args.clip_model, args.clip_pretrained, args.clip_weights, editor.device)
     dino, no_dino = load_dino(args.dino_weights, editor.device)
-    given = {name: getattr(args, name) for name in SAMPLING}
-    sampling = asdict(editor.defaults) | {name: value for name, value in given.items() if value is not None}
-    sampling["seed"] = args.seed
+    sampling = Sampling.from_arguments(args, editor.defaults)
     model = {
         "ckpt": file_facts(str(files.ckpt)),
         "config": files.config.name,

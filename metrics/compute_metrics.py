@@ -25,10 +25,12 @@ from ldm.arguments import (
     Parser,
     add_clip_options,
     add_model_options,
+    add_sampling_options,
     add_settings,
     load_editor,
 )
 from ldm.files import ROOT, replacing
+from ldm.sampling.options import Sampling
 from ldm.util import UserError, run_main
 
 SCALES_IMAGE = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)
@@ -62,16 +64,13 @@ def _add_samples(group: argparse._ArgumentGroup) -> None:
         "--split",
         choices=("train", "val", "test", "all"),
         default="test",
-        help="90, 5 or 5 %% of the dataset by order, or all of it (default: %(default)s)",
+        help="part of the dataset: its first 90 %%, the next 5 %%, the last 5 %%, or all "
+        "(default: %(default)s)",
     )
-    add_settings(group, ("--num-samples", 5000, "at most", "N"))
-    add(
-        "--resolution",
-        type=int,
-        metavar="PIXELS",
-        help="side of the square pictures (default: the model's own, 512 for the published one)",
-    )
-    add("--seed", type=int, default=0, help="of the samples and the noise (default: %(default)s)")
+    add_settings(group, ("--num-samples", 5000, "how many samples to edit, at most", "N"))
+    add_sampling_options(group, "resolution", resolution="side of the square pictures, 64 to 8192")
+    seed = "seed of the choice of samples and of the noise (default: %(default)s)"
+    add("--seed", type=int, default=0, help=seed)
 
 
 def _add_edits(group: argparse._ArgumentGroup) -> None:
@@ -82,7 +81,7 @@ def _add_edits(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=[7.5],
         metavar="SCALE",
-        help="guidance by the text, no unit (default: 7.5)",
+        help="guidance scales of the text, no unit (default: 7.5)",
     )
     add(
         "--scales-image",
@@ -90,7 +89,7 @@ def _add_edits(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=SCALES_IMAGE,
         metavar="SCALE",
-        help="guidance by the picture, no unit (default: 1.0 to 2.2 by 0.2)",
+        help="guidance scales of the picture, no unit (default: 1.0 to 2.2 by 0.2)",
     )
     add(
         "--strengths",
@@ -98,21 +97,15 @@ def _add_edits(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=STRENGTHS,
         metavar="SHARE",
-        help="of sdedit, 0 to 1, in place of --scales-image (default: 0.3 to 0.9 by 0.1)",
+        help="strengths of sdedit, 0 to 1, in place of --scales-image (default: 0.3 to 0.9 by 0.1)",
     )
-    add("--steps", type=int, help="denoising steps (default: the model's own, 100 for the published one)")
-    add(
-        "--sampler",
-        default="euler_ancestral",
-        metavar="NAME",
-        help='any of those that "python edit_cli.py --sampler help" lists (default: %(default)s)',
-    )
+    add_sampling_options(group, "steps", "sampler")
     add(
         "--batch-size",
         type=int,
         default=8,
         metavar="N",
-        help="samples edited at once; changes no figure (default: %(default)s)",
+        help="how many samples are edited at once; changes no figure (default: %(default)s)",
     )
 
 
@@ -129,9 +122,8 @@ def _add_rating(group: argparse._ArgumentGroup) -> None:
 def _add_output(group: argparse._ArgumentGroup) -> None:
     folder = "folder of the results; a run begun there goes on"
     add_settings(group, ("--output_path --output-path", "analysis/", folder, "DIR"))
-    group.add_argument(
-        "--name", help="of the run: its folder in --output_path, and its label (default: none)"
-    )
+    name = "name of the run: its folder in --output_path, and its label (default: none)"
+    group.add_argument("--name", help=name)
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -139,8 +131,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name in ("num_samples", "batch_size"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}")
-    if args.steps is not None and args.steps < 1:
-        raise UserError(f"--steps: expected at least 1, got {args.steps}")
     for name in ("scales_text", "scales_image", "strengths"):
         scales = getattr(args, name)
         if not all(map(math.isfinite, scales)) or len(set(scales)) < len(scales):
@@ -152,10 +142,10 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def load_method(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """The method that edits, and what its edits depend on; fills in what `args` leaves to the model."""
-    from ldm.editor import ModelFiles, check_sampling, find_model, read_defaults
+    """The method that edits, and what its edits depend on."""
+    from ldm.editor import ModelFiles, find_model
     from ldm.weights.opening import file_facts
-    from metrics.curve.edit_methods import Denoising, InstructPix2Pix, SDEdit, load_text_to_image
+    from metrics.curve.edit_methods import InstructPix2Pix, SDEdit, load_text_to_image
 
     if args.method == "sdedit":
         files = ModelFiles(Path(args.config or SD_CONFIG), Path(args.ckpt or ROOT / SD_CKPT))
@@ -166,18 +156,15 @@ def load_method(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         if files.notice:
             print(files.notice, file=sys.stderr)
     config, ckpt = files.config, files.ckpt
-    defaults = read_defaults(config)
-    args.steps = args.steps or defaults.steps
-    args.resolution = args.resolution or defaults.resolution
-    check_sampling(args.sampler, args.steps)
-    denoising = Denoising(args.steps, args.sampler)
+    sampling = Sampling.from_arguments(args, Sampling.from_config(config))
+    sampling.check()
     about: dict[str, Any] = {}
     if args.method == "sdedit":
         model = load_text_to_image(config, ckpt, args.vae_ckpt, args.device, args.precision)
-        method = SDEdit(model, denoising)
+        method = SDEdit(model, sampling)
     else:
         editor, about = load_editor(args, files)
-        method = InstructPix2Pix(editor, denoising)
+        method = InstructPix2Pix(editor, sampling)
     settings = {
         "method": args.method,
         "name": args.name or ckpt.stem,
@@ -186,8 +173,8 @@ def load_method(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         "vae_ckpt": file_facts(args.vae_ckpt),
         "device": method.device.type,
         "precision": method.precision,
-        "steps": args.steps,
-        "sampler": args.sampler,
+        "steps": sampling.steps,
+        "sampler": sampling.sampler,
         **{name: about[name] for name in about.keys() & {"lora"}},
     }
     return method, settings
@@ -255,7 +242,8 @@ def main() -> None:
     from metrics.curve.samples import EvalSamples
 
     method, settings = load_method(args)
-    samples = EvalSamples(args.dataset, args.split, args.num_samples, args.resolution, args.seed)
+    steps, resolution = method.sampling.steps, method.sampling.resolution
+    samples = EvalSamples(args.dataset, args.split, args.num_samples, resolution, args.seed)
     count = len(samples.numbers)
     if count < args.num_samples:
         print(
@@ -266,14 +254,14 @@ def main() -> None:
         "split": args.split,
         "available": samples.available,
         "num_samples": count,
-        "resolution": args.resolution,
+        "resolution": resolution,
         "seed": args.seed,
         "clip": [Path(args.clip_model).name, args.clip_pretrained, file_facts(args.clip_weights)],
         "pixels": "as published" if args.paper_compat else "[0, 1]",
     }
     clip = ClipSimilarity(args.clip_model, args.clip_pretrained, args.clip_weights, method.device)
     folder = Path(args.output_path, args.name or "")
-    stem = f"n={count}_p={args.split}_s={args.steps}_r={args.resolution}_e={args.seed}"
+    stem = f"n={count}_p={args.split}_s={steps}_r={resolution}_e={args.seed}"
     with JsonLines(open_folder(folder, stem), settings) as results:
         evaluation = Evaluation(
             method, samples, make_settings(args), clip, folder, args.seed, args.batch_size, args.paper_compat

@@ -12,7 +12,8 @@ from PIL import Image, ImageFont, ImageSequence
 
 from dataset_creation.avatars import wordings
 from dataset_creation.avatars.styles import styles
-from ldm.app.suggestions import draw_suggestions, suggestions
+from ldm.app.about import About
+from ldm.editor import CONFIG, EMBEDDED_CONFIG
 from ldm.pictures.animation import (
     FADE,
     FADE_STEPS,
@@ -162,13 +163,15 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path):
 # --- suggestions ---
 
 
-@pytest.mark.parametrize("avatars", [True, False])
-def test_suggestions_are_drawn_by_seed(avatars: bool):
-    known = suggestions(avatars)
+@pytest.mark.parametrize("config", [EMBEDDED_CONFIG, CONFIG])
+def test_suggestions_are_drawn_by_seed(config: Path):
+    about = About.from_config(config)
+    known = about.suggestions
     assert len(set(known)) == len(known) >= 20
-    drawn = draw_suggestions(avatars, 5, seed=3)
+    drawn = about.draw(5, seed=3)
     assert len(set(drawn)) == 5 and set(drawn) <= set(known)
-    assert drawn == draw_suggestions(avatars, 5, seed=3) != draw_suggestions(avatars, 5, seed=4)
+    assert drawn == about.draw(5, seed=3) != about.draw(5, seed=4)
+    assert sorted(about.draw(99, seed=3)) == sorted(known)
 
 
 def test_avatars_are_asked_for_in_words_of_the_training():
@@ -179,5 +182,5 @@ def test_avatars_are_asked_for_in_words_of_the_training():
         for attribute, values in style.attributes.items():
             texts += [attribute, *values, *(value.text for value in values.values())]
     known = set(re.findall(r"[a-z-]+", " ".join(texts)))
-    words = set(re.findall(r"[a-z-]+", " ".join(suggestions(avatars=True))))
+    words = set(re.findall(r"[a-z-]+", " ".join(About.from_config(EMBEDDED_CONFIG).suggestions)))
     assert words - known == set()

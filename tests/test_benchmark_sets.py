@@ -322,6 +322,6 @@ def test_captions_that_do_not_fit(tmp_path: Path, run: Run, content: str | None,
 
 
 def test_numbers_out_of_range(tmp_path: Path, run: Run) -> None:
-    assert message(run, tmp_path, steps=0) == "--steps: expected at least 1, got 0"
+    assert "--steps: expected a whole number from 1 to 10000, got '0'" in message(run, tmp_path, steps=0)
     assert message(run, tmp_path, limit=0) == "--limit: expected at least 1, got 0"
-    assert "expected a resolution of at least 64" in message(run, tmp_path / "o", resolution=8)
+    assert "--resolution: expected a whole number from 64 to 8192" in message(run, tmp_path, resolution=8)

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from dataset_creation.avatars import build, styles, wordings
 from dataset_creation.avatars.plan import GROUP, HELD_OUT_SETS, HELD_OUT_STYLE
-from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, PUBLISHED, read_defaults
+from ldm.editor import EMBEDDED, EMBEDDED_CONFIG, PUBLISHED, Sampling
 from ldm.files import ROOT
 from ldm.util import UserError, get_obj_from_str
 
@@ -216,7 +216,7 @@ def test_the_model_card_has_the_settings_of_the_configs() -> None:
         assert number(steps) == config.lightning.trainer.max_steps, file
         assert number(batch) == config.data.params.batch_size, file
         assert float(rate) == config.model.base_learning_rate, file
-    suits = read_defaults(EMBEDDED_CONFIG)
+    suits = Sampling.from_config(EMBEDDED_CONFIG)
     scales = f"`--cfg-text {suits.cfg_text}`, `--cfg-image {suits.cfg_image}`"
     assert f"{suits.steps} steps, {scales}" in prose(MODEL_CARD)
 

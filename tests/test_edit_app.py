@@ -98,6 +98,8 @@ def test_an_edit_is_watched_downloaded_and_repeated_by_the_api(
     source = page.locator(".picture img").first.get_attribute("src")
     (tmp_path / "input.png").write_bytes(page.request.get(source).body())
     names = ("steps", "seed", "cfg_text", "cfg_image", "sampler", "schedule", "resolution")
+    known = client.view_api(print_info=False, return_format="dict")["named_endpoints"]["/edit"]["parameters"]
+    assert [one["parameter_name"] for one in known] == ["image", "instruction", *names]
     path, used = client.predict(
         handle_file(str(tmp_path / "input.png")),
         instruction,

@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,8 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageChops
 
 from golden import small_config
-from ldm.app.suggestions import PHOTOGRAPHS
-from ldm.editor import EMBEDDED_CONFIG, Defaults, read_defaults
+from ldm.app.about import PHOTOGRAPHS
+from ldm.editor import EMBEDDED_CONFIG, Sampling
 from ldm.pictures.animation import FADE_STEPS, MARGIN, captioned
 from ldm.pictures.reading import open_image
 from ldm.pictures.writing import read_settings
@@ -286,12 +285,9 @@ def test_published_command_lines_parse():
         None,
         -0.5,
     )
-    assert (args.sampler, args.schedule, args.device, args.precision) == (
-        "euler_ancestral",
-        "model",
-        "auto",
-        "auto",
-    )
+    assert (args.sampler, args.schedule, args.device, args.precision) == (None, None, "auto", "auto")
+    sampling = Sampling.from_arguments(args, Sampling())
+    assert (sampling.sampler, sampling.schedule, sampling.cfg_image) == ("euler_ancestral", "model", -0.5)
     assert args.vae_ckpt == "vae.ckpt"
 
 
@@ -350,8 +346,8 @@ def test_help_says_every_default(script: str):
         ):  # --edit or --surprise-me must be given
             assert re.search(r"\(default: .+\)$", option.help), option.dest
     text = " ".join(parser.format_help().split())
-    published, embedded = Defaults(), read_defaults(EMBEDDED_CONFIG)
-    for name in asdict(published):
+    published, embedded = Sampling(), Sampling.from_config(EMBEDDED_CONFIG)
+    for name in ("resolution", "steps", "cfg_text", "cfg_image"):
         if f"--{name.replace('_', '-')} " in text:
             values = f"{getattr(published, name)} for the published one, {getattr(embedded, name)} for the"
             assert values in text, name

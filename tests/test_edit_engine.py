@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ldm.app.about import About
 from ldm.app.engine import Edit, Engine, Job
 from ldm.app.texts import Problem, preferred
-from ldm.editor import Defaults, ImageEditor
+from ldm.editor import ImageEditor, Sampling
 from networks import edit_network
 from small_model import sample_picture
 
 
 def tiny_edit(instruction: str, seed: int, steps: int = 4) -> Edit:
-    return Edit(sample_picture(), instruction, seed, steps, 3.0 + seed, 1.5, "euler_ancestral", "model")
+    sampling = Sampling(steps=steps, cfg_text=3.0 + seed, cfg_image=1.5, seed=seed)
+    return Edit(sample_picture(), instruction, sampling)
+
+
+def tiny_engine(editor: ImageEditor | None = None) -> Engine:
+    return Engine(editor or ImageEditor(edit_network(), Sampling()), About().preview, queue_size=9)
 
 
 def results_of(engine: Engine, edits: list[Edit]) -> list[Job]:
@@ -30,25 +37,18 @@ def results_of(engine: Engine, edits: list[Edit]) -> list[Job]:
 
 
 def test_a_batch_gives_the_pictures_of_single_edits() -> None:
-    editor = ImageEditor(edit_network(), Defaults(resolution=64, steps=4))
+    editor = ImageEditor(edit_network(), Sampling(resolution=64, steps=4))
     edits = [tiny_edit("a hat", 1), tiny_edit("no hat", 2), tiny_edit("a hat", 3, steps=3)]
-    jobs = results_of(Engine(editor, avatars=True, queue_size=9), edits)
+    jobs = results_of(tiny_engine(editor), edits)
     for job, edit in zip(jobs, edits, strict=True):
-        alone = editor.edit(
-            edit.image,
-            edit.instruction,
-            steps=edit.steps,
-            cfg_text=edit.cfg_text,
-            cfg_image=edit.cfg_image,
-            seed=edit.seed,
-        )
+        alone = editor.edit(edit.image, edit.instruction, replace(edit.sampling, resolution=64))
         difference = np.abs(np.asarray(job.result, dtype=int) - np.asarray(alone, dtype=int))
         assert difference.max() <= 1
-        assert job.step == edit.steps and job.preview.size == (8, 8)
+        assert job.step == edit.sampling.steps and job.preview.size == (8, 8)
 
 
 def test_whoever_leaves_ends_the_edit_within_a_step() -> None:
-    engine = Engine(ImageEditor(edit_network(), Defaults()), avatars=True, queue_size=9)
+    engine = tiny_engine()
 
     async def leave() -> Job:
         async with aclosing(engine.run([tiny_edit("a hat", 1, steps=500)])) as news:
@@ -65,10 +65,11 @@ def test_whoever_leaves_ends_the_edit_within_a_step() -> None:
 
 
 def test_a_failure_is_told_to_its_request_alone() -> None:
-    engine = Engine(ImageEditor(edit_network(), Defaults()), avatars=True, queue_size=9)
-    bad = Edit(sample_picture(), "a hat", 1, 4, float("nan"), 1.5, "euler_ancestral", "model")
-    worse = Edit(sample_picture(), "a hat", 1, 4, 1.0, 1.5, "no sampler", "model")
-    first, second, third = results_of(engine, [bad, worse, tiny_edit("a hat", 2)])
+    engine = tiny_engine()
+    good = tiny_edit("a hat", 2)
+    bad = replace(good, sampling=replace(good.sampling, cfg_text=float("nan"), seed=1))
+    worse = replace(good, sampling=replace(good.sampling, sampler="no sampler"))
+    first, second, third = results_of(engine, [bad, worse, good])
     assert isinstance(first.result, Problem) and first.result.key == "not_a_number"
     assert "no sampler" in str(second.result)
     assert isinstance(third.result, Image.Image)

@@ -9,8 +9,15 @@ from PIL import Image
 from torch import Tensor
 
 from ldm import editor as editor_module
+from ldm.app.about import STABLE_DIFFUSION, About
 from ldm.device import memory_errors
-from ldm.editor import ImageEditor, find_model
+from ldm.editor import (
+    CONFIG,
+    EMBEDDED_CONFIG,
+    ImageEditor,
+    Sampling,
+    find_model,
+)
 from ldm.pictures.fitting import to_image, to_tensor
 from ldm.sampling.samplers import sample_euler_ancestral
 from ldm.sampling.schedule import get_sigmas, sigma_to_t
@@ -133,6 +140,24 @@ def test_samplers_of_k_diffusion(editor: ImageEditor, picture: Image.Image, samp
     assert one == same and one != other
 
 
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpm_2_ancestral"])
+def test_batches_give_the_same_pictures(editor: ImageEditor, picture: Image.Image, sampler: str):
+    samplings = [Sampling(64, 3, scale, 1.5, seed, sampler) for scale, seed in ((7.5, 4), (2.0, 5))]
+    texts = [INSTRUCTION, "make it snow"]
+    singles = [editor.edit(picture, text, one) for text, one in zip(texts, samplings, strict=True)]
+    alone = editor.edit_batch(to_tensor(picture), texts[:1], samplings[:1])
+    assert to_image(alone[0]) == singles[0]
+    both = editor.edit_batch(to_tensor(picture).expand(2, -1, -1, -1), texts, samplings)
+    for edited, single in zip(both, singles, strict=True):
+        assert np.abs(pixels(to_image(edited)) - pixels(single)).max() <= 1
+
+
+def test_a_batch_is_of_one_kind(editor: ImageEditor, picture: Image.Image):
+    with pytest.raises(AssertionError, match="expected edits of one kind"):
+        pair = to_tensor(picture).expand(2, -1, -1, -1)
+        editor.edit_batch(pair, ["a", "b"], [Sampling(64, 2), Sampling(64, 3)])
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.slow
 def test_half_precision_is_near(
@@ -180,6 +205,44 @@ def test_find_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     published.touch()
     assert find_model() == (config, published, None)
     assert find_model(config=embedded_config) == (embedded_config, embedded, None)
+
+
+# --- what a config says ---
+
+
+def test_what_a_config_leaves_out_is_as_published(tmp_path: Path):
+    assert Sampling.from_config(CONFIG) == Sampling() and About.from_config(CONFIG) == About()
+    file = tmp_path / "own.yaml"
+    file.write_text("sampling: {steps: 7, cfg_text: 2, sampler: heun}\nabout: {subject: drawing}\n")
+    assert Sampling.from_config(file) == Sampling(steps=7, cfg_text=2.0, sampler="heun")
+    about = About.from_config(file)
+    assert about.subject == "drawing" and about.preview == STABLE_DIFFUSION
+    file.write_text("data: {params: {validation: {params: {crop_res: [64, 128]}}}}")
+    assert Sampling.from_config(file) == Sampling(resolution=128)
+    assert len(About.from_config(EMBEDDED_CONFIG).preview) == 5
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ("sampling: {stepps: 3}", "sampling: unknown parameter stepps"),
+        ("sampling: 3", "sampling: expected names with values, got 3"),
+        ("sampling: {steps: many}", "sampling.steps: expected a whole number from 1 to 10000, got 'many'"),
+        ("sampling: {steps: 2.5}", "sampling.steps: expected a whole number from 1 to 10000, got 2.5"),
+        ("sampling: {cfg_text: .nan}", "sampling.cfg_text: expected a finite number, got nan"),
+        ("about: {colour: red}", "about: unknown parameter colour"),
+        ("about: {subject: cats}", "about.subject: expected photo or drawing, got 'cats'"),
+        ("about: {suggestions: []}", "about.suggestions: expected a list of instructions, got []"),
+        ("about: {examples: a.jpg}", "about.examples: expected instructions by picture file, got 'a.jpg'"),
+        ("about: {preview: [[1, 2, 3]]}", "about.preview: expected 5 rows of 3 numbers, got [[1, 2, 3]]"),
+    ],
+)
+def test_mistakes_in_a_config_are_one_line(tmp_path: Path, block: str, words: str):
+    file = tmp_path / "own.yaml"
+    file.write_text(block)
+    with pytest.raises(UserError) as found:
+        Sampling.from_config(file), About.from_config(file)
+    assert words in str(found.value) and str(file) in str(found.value) and "\n" not in str(found.value)
 
 
 def test_empty_instruction_only_resizes(editor: ImageEditor, picture: Image.Image):

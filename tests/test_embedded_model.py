@@ -21,7 +21,6 @@ from ldm.editor import (
     EMBEDDED_CONFIG,
     EMBEDDED_NOTICE,
     ImageEditor,
-    edit_batch,
     find_model,
 )
 from ldm.files import ROOT
@@ -53,15 +52,8 @@ def editor() -> ImageEditor:
 @pytest.mark.slow
 def test_it_does_what_it_is_told(editor: ImageEditor):
     pairs = read_pairs(read_examples(SAMPLE), group_size=10, limit=2)
-    edited = edit_batch(
-        editor.model,
-        pairs.before,
-        pairs.instructions,
-        steps=STEPS,
-        cfg_text=editor.defaults.cfg_text,
-        cfg_image=editor.defaults.cfg_image,
-        seeds=range(len(pairs.before)),
-    )
+    samplings = [editor.defaults.but(steps=STEPS, seed=i) for i in range(len(pairs.before))]
+    edited = editor.edit_batch(pairs.before, pairs.instructions, samplings)
     found = measure(edited, pairs).averages()
     assert found.pairs == 20
     assert found.accuracy >= LEAST_ACCURACY, found
@@ -71,12 +63,10 @@ def test_it_does_what_it_is_told(editor: ImageEditor):
 
 def test_a_batch_gives_the_pictures_of_single_edits(editor: ImageEditor, held_out: EditPairs):
     rows = slice(8, 12)
-    options = {"steps": 2, "cfg_text": editor.defaults.cfg_text, "cfg_image": editor.defaults.cfg_image}
-    batch = edit_batch(
-        editor.model, held_out.before[rows], held_out.instructions[rows], seeds=range(3, 7), **options
-    )  # [4, 3, H, W]
+    samplings = [editor.defaults.but(steps=2, seed=seed) for seed in range(3, 7)]
+    batch = editor.edit_batch(held_out.before[rows], held_out.instructions[rows], samplings)  # [4, 3, H, W]
     for i, (before, text) in enumerate(zip(held_out.before[rows], held_out.instructions[rows], strict=True)):
-        single = editor.edit(to_image((before + 1e-3).clamp(max=1)), text, seed=3 + i, **options)
+        single = editor.edit(to_image((before + 1e-3).clamp(max=1)), text, samplings[i])
         assert (to_tensor(single)[0] - to_tensor(to_image(batch[i]))[0]).abs().max() <= 2.01 / 255
 
 

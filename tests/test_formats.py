@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from format_models import POSITIONS, UNET, Model, assert_same, configuration, without_schedule
 from golden import published_keys, relative_error
-from ldm.editor import ImageEditor, edit_batch
+from ldm.editor import ImageEditor, Sampling
 from ldm.files import ROOT
 from ldm.pictures.fitting import to_tensor
 from ldm.util import instantiate_from_config
@@ -285,15 +285,8 @@ def test_diffusers_makes_our_picture(models: dict[str, Model], folder: Path) -> 
     with torch.no_grad():  # decoded here, since the pipeline would clamp the numbers
         theirs = pipeline.vae.decode(latent / pipeline.vae.config.scaling_factor).sample
     model = load_model(models["edit"].config, models["edit"].ckpt)
-    ours = edit_batch(
-        model,
-        to_tensor(sample_picture()),
-        [instruction],
-        steps=steps,
-        cfg_text=scales["text"],
-        cfg_image=scales["image"],
-        seeds=[7],
-    )
+    sampling = Sampling(steps=steps, cfg_text=scales["text"], cfg_image=scales["image"], seed=7)
+    ours = ImageEditor(model, sampling).edit_batch(to_tensor(sample_picture()), [instruction], [sampling])
     assert relative_error(ours, theirs) < 1e-3
 
 

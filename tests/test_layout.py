@@ -25,7 +25,7 @@ ROOMS = {
     "ldm.weights": {"ldm.modules", "ldm.models", "ldm.device"},
     "ldm.data": {"ldm.pictures"},
     "ldm.editor": {"ldm.device", "ldm.models", "ldm.pictures", "ldm.sampling", "ldm.weights"},
-    "ldm.arguments": {"ldm.editor", "ldm.pictures", "ldm.weights"},
+    "ldm.arguments": {"ldm.editor", "ldm.pictures", "ldm.sampling", "ldm.weights"},
     "ldm.training": {"ldm.data", "ldm.models", "ldm.pictures", "ldm.sampling", "ldm.weights"},
     "ldm.downloads": {"ldm.arguments"},
     "ldm.app": {"ldm.arguments", "ldm.device", "ldm.editor", "ldm.pictures", "ldm.sampling"},

@@ -31,8 +31,9 @@ from app_server import (
 )
 from app_server import edit_app as running_app
 from flagged_picture import flagged_picture
+from ldm.app.about import About
 from ldm.app.engine import Edit, Engine
-from ldm.editor import EMBEDDED_CONFIG, Defaults, ImageEditor
+from ldm.editor import EMBEDDED_CONFIG, ImageEditor, Sampling
 from ldm.files import ROOT
 from ldm.pictures.animation import FADE_STEPS, captioned, sheet_of
 from ldm.pictures.reading import open_image
@@ -113,12 +114,12 @@ def test_the_blur_leaves_nothing_of_what_is_within_a_cell(size: tuple[int, int])
 
 
 def test_previews_are_blurred_where_nobody_checks_them() -> None:
-    editor = ImageEditor(edit_network(), Defaults())
-    edit = Edit(sample_picture(), "a hat", 1, 2, 3.0, 1.5, "euler_ancestral", "model")
+    editor = ImageEditor(edit_network(), Sampling())
+    edit = Edit(sample_picture(), "a hat", Sampling(steps=2, cfg_text=3.0, seed=1))
 
     def preview(blur: bool) -> Image.Image:
         async def run() -> Image.Image:
-            engine = Engine(editor, avatars=True, queue_size=9, blur=blur)
+            engine = Engine(editor, About().preview, queue_size=9, blur=blur)
             return [jobs async for jobs in engine.run([edit])][-1][0].preview
 
         return asyncio.run(run())

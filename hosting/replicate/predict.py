@@ -4,15 +4,14 @@ Cog's tools read names, bounds and defaults from the source text of `predict`: t
 """
 
 import inspect
-import random
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path as LocalPath
 from typing import Any, get_args
 
 from cog import BasePredictor, Input, Path
 
-from ldm.editor import ImageEditor, check_sampling
+from ldm.editor import ImageEditor
 from ldm.pictures.reading import open_image
 from ldm.pictures.safety import BLUR_OVER, SafetyChecker, in_settings
 from ldm.pictures.writing import save_image
@@ -82,22 +81,22 @@ class Predictor(BasePredictor):
         """Edit one picture; the results are PNG files that hold their settings."""
         given = {name: value for name, value in locals().items() if name != "self"}
         check_inputs(given)
-        chosen = {name: given[name] for name in ("steps", "cfg_text", "cfg_image")}
-        chosen = asdict(self.editor.defaults) | {k: v for k, v in chosen.items() if v is not None}
-        check_sampling(sampler, chosen["steps"])
+        sampling = self.editor.defaults.but(
+            steps=steps, cfg_text=cfg_text, cfg_image=cfg_image, sampler=sampler, seed=seed
+        ).seeded()
+        sampling.check()
         picture = open_image(image)
-        first = random.randint(0, 100_000) if seed is None else seed
         folder = LocalPath(tempfile.mkdtemp())
         paths = []
         for i in range(num_outputs):
-            sampling = {"seed": first + i, "sampler": sampler, **chosen}
+            this = replace(sampling, seed=sampling.seed + i)
             path = folder / f"{i + 1}.png"
-            edited, verdict = self.editor.edit(picture, prompt, **sampling), None
+            edited, verdict = self.editor.edit(picture, prompt, this), None
             if not disable_safety_checker:
                 (edited,), (verdict,) = self.checker.check([edited])
                 if verdict.blurred:
                     print(f"safety: blurred {path.name!r}: score {verdict.score:.3f}, over {BLUR_OVER}")
-            save_image(edited, path, {**sampling, "edit": prompt, **in_settings(verdict)})
+            save_image(edited, path, {**asdict(this), "edit": prompt, **in_settings(verdict)})
             paths.append(Path(path))
         return paths
 

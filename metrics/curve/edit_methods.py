@@ -6,7 +6,7 @@ B samples, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ldm.device import DTYPES, memory_errors, precision_of
-from ldm.editor import ImageEditor, edit_batch
+from ldm.editor import ImageEditor, Sampling
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.sampling.sdedit import sdedit_batch
 from ldm.util import UserError
@@ -40,6 +40,7 @@ class Setting:
 class EditMethod(Protocol):
     """Something that edits."""
 
+    sampling: Sampling
     device: torch.device
     precision: str
 
@@ -47,31 +48,19 @@ class EditMethod(Protocol):
         """Edits of B samples, [B, 3, H, W], about [-1, 1]; what one becomes depends on its seed alone."""
 
 
-@dataclass(frozen=True)
-class Denoising:
-    """Number of steps, and a name of `ldm.sampling.samplers.sampler_names`."""
-
-    steps: int
-    sampler: str
-
-
 class InstructPix2Pix:
     """Edits by the instruction."""
 
-    def __init__(self, editor: ImageEditor, denoising: Denoising) -> None:
-        self.model, self.denoising = editor.model, denoising
+    def __init__(self, editor: ImageEditor, sampling: Sampling) -> None:
+        self.editor, self.sampling = editor, sampling
         self.device, self.precision = editor.device, editor.precision
 
     def edit(self, samples: Sequence[EvalSample], setting: Setting, seeds: Sequence[int]) -> Tensor:
-        return edit_batch(
-            self.model,
+        sampling = replace(self.sampling, cfg_text=setting.scale_text, cfg_image=setting.scale_image)
+        return self.editor.edit_batch(
             stacked(samples, self),
             [sample.edit for sample in samples],
-            steps=self.denoising.steps,
-            cfg_text=setting.scale_text,
-            cfg_image=setting.scale_image,
-            seeds=seeds,
-            sampler=self.denoising.sampler,
+            [replace(sampling, seed=seed) for seed in seeds],
         )
 
 
@@ -82,8 +71,8 @@ class SDEdit:
         model: of `load_text_to_image`.
     """
 
-    def __init__(self, model: LatentDiffusion, denoising: Denoising) -> None:
-        self.model, self.denoising = model, denoising
+    def __init__(self, model: LatentDiffusion, sampling: Sampling) -> None:
+        self.model, self.sampling = model, sampling
         weight = next(model.parameters())
         self.device = weight.device
         self.precision = precision_of(weight)
@@ -93,11 +82,11 @@ class SDEdit:
             self.model,
             stacked(samples, self),
             [sample.output for sample in samples],
-            steps=self.denoising.steps,
+            steps=self.sampling.steps,
             strength=setting.strength,
             cfg_text=setting.scale_text,
             seeds=seeds,
-            sampler=self.denoising.sampler,
+            sampler=self.sampling.sampler,
         )
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from statistics import fmean
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ldm.data.formats import read_picture
 from ldm.data.hub import picture_bytes
 from ldm.data.json_lines import JsonLines
-from ldm.editor import ImageEditor
+from ldm.editor import ImageEditor, Sampling
 from ldm.pictures.reading import check_size, open_image
 from ldm.pictures.writing import read_settings, save_image
 from ldm.sampling.noise import derived_seed
@@ -106,7 +106,7 @@ def run(
     editor: ImageEditor,
     scores: ImageScores,
     folder: Path,
-    sampling: Mapping[str, Any],
+    sampling: Sampling,
     model: Mapping[str, Any],
     scorers: Mapping[str, Any],
 ) -> Results:
@@ -114,7 +114,7 @@ def run(
 
     Args:
         folder: of the run.
-        sampling: arguments of `ImageEditor.edit`; the seed of an edit follows from ``seed`` and its name.
+        sampling: of `ImageEditor.edit`; the seed of an edit follows from its seed and the edit's name.
         model: what the edits depend on besides, in plain JSON types.
         scorers: what the scores depend on besides, likewise.
 
@@ -122,7 +122,10 @@ def run(
         UserError: a run with other settings is there, none of the data can be read, or an edit fails; what is
             done is kept.
     """
-    made_by = {"benchmark": benchmark.name, **sampling, **model}
+    made_by = {"benchmark": benchmark.name, **asdict(sampling), **model}
+    for name in ("sampler", "schedule"):  # not written where they are as published, as in older runs
+        if made_by[name] == getattr(Sampling, name):
+            del made_by[name]
     settings = {**made_by, **benchmark.identity, **scorers}
     left_out = []
     with JsonLines(folder / SCORES, settings) as lines:
@@ -152,7 +155,7 @@ def run(
 
 
 def _picture(
-    edit: Edit, editor: ImageEditor, folder: Path, sampling: Mapping[str, Any], made_by: Mapping[str, Any]
+    edit: Edit, editor: ImageEditor, folder: Path, sampling: Sampling, made_by: Mapping[str, Any]
 ) -> Image.Image:
     """The result of an edit, made if it is not there."""
     file = folder / f"{edit.name}.png"
@@ -162,8 +165,7 @@ def _picture(
     source = edit.source
     if isinstance(source, str):
         source = open_image(folder / f"{source}.png")
-    seed = derived_seed(sampling["seed"], edit.name)
-    output = editor.edit(source, edit.instruction, **{**sampling, "seed": seed})
+    output = editor.edit(source, edit.instruction, sampling, seed=derived_seed(sampling.seed, edit.name))
     save_image(output, file, settings)
     return output
 

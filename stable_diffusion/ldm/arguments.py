@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ldm.files import ROOT
+from ldm.sampling.options import LIMITS, RANDOM_SEEDS, SCHEDULES, Sampling
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -63,6 +65,61 @@ def finite_number(text: str) -> float:
     return value
 
 
+class _SamplerAction(argparse.Action):
+    """Store the sampler's name; list all of them for ``help``."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, value: Any, option: Any = None
+    ) -> None:
+        if value == "help":
+            from ldm.sampling.samplers import sampler_names  # late, as torch takes seconds
+
+            sys.stdout.write("\n".join(sampler_names()) + "\n")
+            parser.exit()
+        setattr(namespace, self.dest, value.removeprefix("sample_"))
+
+
+def add_sampling_options(group: argparse._ArgumentGroup, *names: str, **helps: str) -> None:
+    """Options for `Sampling.from_arguments`: None where one is left out, which leaves it to the model.
+
+    Args:
+        names: fields of `Sampling`.
+        helps: what to say of a field in place of what stands here.
+    """
+    own = "the model's own, {} for the published one, {} for the embedded one".format
+    scale = {"type": finite_number, "metavar": "SCALE"}
+    size, steps, seed = (whole_number(*LIMITS[name]) for name in ("resolution", "steps", "seed"))
+    known: dict[str, tuple[str, str, dict[str, Any]]] = {  # name → what it is, its default, its form
+        "resolution": (
+            "about the longer side of the result, 64 to 8192; both sides become multiples of 64",
+            own(512, 64),
+            {"type": size, "metavar": "PIXELS"},
+        ),
+        "cfg_text": ("how strongly to follow the instruction, no unit", own(7.5, 1.5), scale),
+        "cfg_image": ("how strongly to stay with the input picture, no unit", own(1.5, 1.2), scale),
+        "steps": ("denoising steps, 1 to 10000", own(100, 50), {"type": steps}),
+        "seed": (
+            "whole number; the same gives the same picture",
+            f"random in 0..{RANDOM_SEEDS}",
+            {"type": seed},
+        ),
+        "sampler": (
+            'any sampler of k-diffusion; "--sampler help" lists them',
+            f"the model's own, {Sampling.sampler} where its config says nothing",
+            {"action": _SamplerAction, "metavar": "NAME"},
+        ),
+        "schedule": (
+            "how the noise falls: the model's own way or one of k-diffusion's",
+            "model, where the config says nothing",
+            {"choices": SCHEDULES},
+        ),
+    }
+    for name in names:
+        text, default, form = known[name]
+        option = f"--{name.replace('_', '-')}"
+        group.add_argument(option, help=f"{helps.get(name, text)} (default: {default})", **form)
+
+
 def add_model_options(group: argparse._ArgumentGroup) -> None:
     """Options for `ldm.editor.find_model` and `load_editor`."""
     add = group.add_argument
@@ -83,8 +140,8 @@ def add_model_options(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="FILE[:WEIGHT]",
-        help="LoRA to add, of diffusers or kohya, 1 where no weight is given; may be given several times "
-        "(default: none)",
+        help="LoRA to add, of diffusers or kohya; its weight is 1 where none is given; may be given several "
+        "times (default: none)",
     )
     add_device_option(group)
     add_precision_option(group)
@@ -130,15 +187,19 @@ def add_clip_options(group: argparse._ArgumentGroup, model: str) -> None:
         "--clip-model",
         default=model,
         metavar="NAME",
-        help="a model of open_clip, or a JSON file that describes one (default: %(default)s)",
+        help="name of a model of open_clip, or a JSON file that describes one (default: %(default)s)",
     )
     add(
         "--clip-pretrained",
         default="openai",
         metavar="TAG",
-        help="which of open_clip's weights for it (default: %(default)s)",
+        help="which of open_clip's weights to load for the model (default: %(default)s)",
     )
-    add("--clip-weights", metavar="FILE", help="a file of weights in their place (default: none, download)")
+    add(
+        "--clip-weights",
+        metavar="FILE",
+        help="file of weights to load in place of open_clip's (default: none, download)",
+    )
 
 
 def load_editor(args: argparse.Namespace, files: ModelFiles) -> tuple[ImageEditor, dict[str, Any]]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
@@ -26,9 +23,10 @@ from ldm.pictures.fitting import fit_to_model, to_image, to_tensor
 from ldm.pictures.reading import to_rgb
 from ldm.sampling.guidance import EditDenoiser
 from ldm.sampling.noise import ExampleNoise
-from ldm.sampling.samplers import DEFAULT, Callback, sample, sample_euler_ancestral, sampler_names
+from ldm.sampling.options import Sampling
+from ldm.sampling.samplers import DEFAULT, Callback, sample, sample_euler_ancestral
 from ldm.sampling.schedule import schedule_sigmas
-from ldm.util import UserError, read_config, reject_unknown
+from ldm.util import UserError
 from ldm.weights.loading import load_for_sampling
 from ldm.weights.opening import either_suffix, open_weights
 from ldm.weights.single_file import Weights
@@ -41,46 +39,6 @@ EMBEDDED_NOTICE = (
     "using the small embedded model, which edits drawn avatars; "
     "for photographs fetch the published one with: bash scripts/download_checkpoints.sh"
 )
-# Where a config says what size its model is for: that of its pictures, else that of its autoencoder.
-RESOLUTION_KEYS = (
-    "data.params.validation.params.crop_res",
-    "model.params.first_stage_config.params.ddconfig.resolution",
-)
-
-TWO_STEPS = ("dpmpp_2m_sde", "dpmpp_3m_sde")  # these of k_diffusion's samplers fail with a single step
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What suits a model; these values are the published one's, a config says otherwise under `sampling`.
-
-    Attributes:
-        resolution: the pixels of the longer side that the model was trained for.
-        steps: denoising steps.
-        cfg_text, cfg_image: guidance scales.
-    """
-
-    resolution: int = 512
-    steps: int = 100
-    cfg_text: float = 7.5
-    cfg_image: float = 1.5
-
-
-def read_defaults(config: str | Path) -> Defaults:
-    """The defaults of a model by its YAML file.
-
-    Raises:
-        UserError: the file cannot be read, or its `sampling` has a name that is none of them.
-    """
-    content = read_config(config)
-    if not isinstance(content, DictConfig):
-        return Defaults()  # loading the model will say what is wrong with the file
-    sizes = filter(None, (OmegaConf.select(content, key) for key in RESOLUTION_KEYS))
-    chosen = dict(OmegaConf.select(content, "sampling") or {})
-    reject_unknown(f"{config}: sampling", Defaults, chosen)
-    size = next(sizes, Defaults.resolution)
-    longer = max(size) if isinstance(size, Sequence) else size  # a config may say [height, width]
-    return Defaults(**{"resolution": longer, **chosen})
 
 
 class ModelFiles(NamedTuple):
@@ -107,15 +65,6 @@ def find_model(config: str | Path | None = None, ckpt: str | Path | None = None)
     return ModelFiles(Path(config or CONFIG), published)
 
 
-def check_sampling(sampler: str, steps: int) -> None:
-    """Raise UserError for a sampler that does not exist or cannot run for `steps` steps."""
-    if sampler != DEFAULT and sampler not in sampler_names():
-        raise UserError(f"expected as sampler one of {', '.join(sampler_names())}, got {sampler!r}")
-    least = 2 if sampler in TWO_STEPS else 1
-    if steps < least:
-        raise UserError(f"sampler {sampler}: expected at least {least} steps, got {steps}")
-
-
 class ImageEditor:
     """A loaded model that edits pictures.
 
@@ -126,7 +75,7 @@ class ImageEditor:
         precision: "fp32", "fp16" or "bf16".
     """
 
-    def __init__(self, model: LatentDiffusion, defaults: Defaults, files: Collection[Weights] = ()) -> None:
+    def __init__(self, model: LatentDiffusion, defaults: Sampling, files: Collection[Weights] = ()) -> None:
         self.model = model
         self.defaults = defaults
         self._files = files  # whose numbers the model may still be a view of
@@ -163,124 +112,106 @@ class ImageEditor:
             model = load_for_sampling(files.config, weights, vae, device, precision)
         if model.model.conditioning_key != "hybrid":
             raise UserError(f"{files.config}: expected an edit model, got a text-to-image model")
-        return cls(model, read_defaults(files.config), {weights, vae})
+        return cls(model, Sampling.from_config(files.config), {weights, vae})
 
-    @torch.inference_mode()
     def edit(
         self,
         image: Image.Image,
         instruction: str,
+        sampling: Sampling | None = None,
         *,
-        steps: int | None = None,
-        cfg_text: float | None = None,
-        cfg_image: float | None = None,
-        seed: int | None = None,
-        sampler: str = DEFAULT,
-        schedule: str = "model",
-        resolution: int | None = None,
         callback: Callback | None = None,
+        **changes: Any,
     ) -> Image.Image:
         """Return `image`, resized to multiples of 64 and edited; only resized when the instruction is empty.
 
         Args:
             image: any picture, of any mode, that `ldm.pictures.reading.check_size` accepts.
             instruction: what to change, such as "turn him into a cyborg".
-            steps: denoising steps, at least 1; by default the model's.
-            cfg_text: s_T, how strongly to follow the instruction; by default the model's.
-            cfg_image: s_I, how strongly to stay with the picture; by default the model's.
-            seed: of the random numbers, those of `torch.manual_seed(seed)` on `device`; None draws one.
-            sampler: a name of `ldm.sampling.samplers.sampler_names`.
-            schedule: noise levels, "model", "karras" or "exponential".
-            resolution: about the longer side of the result in pixels; by default the model's.
+            sampling: what decides the edit; by default what suits the model.
             callback: called in every step, see `sample_euler_ancestral`.
+            changes: fields of `Sampling` in place of those, such as ``steps=20``; None leaves one as it is.
 
         Raises:
             UserError: a setting out of range, a picture that cannot be edited, or too little memory.
         """
-        steps = self.defaults.steps if steps is None else steps
-        cfg_text = self.defaults.cfg_text if cfg_text is None else cfg_text
-        cfg_image = self.defaults.cfg_image if cfg_image is None else cfg_image
-        resolution = self.defaults.resolution if resolution is None else resolution
-        check_sampling(sampler, steps)
-        image = fit_to_model(to_rgb(image), resolution)
+        sampling = (sampling or self.defaults).but(**changes).seeded()
+        sampling.check()
+        image = fit_to_model(to_rgb(image), sampling.resolution)
         if not instruction.strip():
             return image
-        model = self.model
-        seed = random.randint(0, 100_000) if seed is None else seed
-        generator = None
-        if sampler == DEFAULT:
-            generator = torch.Generator(self.device).manual_seed(seed)
-        else:  # k_diffusion draws from the global generator
-            torch.manual_seed(seed)
-        noise = ExampleNoise([generator])
         with memory_errors(f"edit at {image.width}x{image.height} pixels"):
-            pixels = to_tensor(image).to(self.device, DTYPES[self.precision])  # [1, 3, H, W]
-            denoise, image_latent = _edit_denoiser(model, pixels, [instruction], cfg_text, cfg_image)
-            self._release_files()  # each network is used in turn: only one at a time need be in memory
-            sigmas = schedule_sigmas(schedule, model.sigmas, steps)  # [steps + 1]
-            z = noise(image_latent.float()) * sigmas[0]
-            if sampler == DEFAULT:
-                z = sample_euler_ancestral(denoise, z, sigmas, noise=noise, callback=callback)
-            else:
-                z = sample(sampler, denoise, z, sigmas, callback=callback)
-            self._release_files()
-            pixels = model.decode_first_stage(z.to(pixels.dtype))  # [1, 3, H, W]
-        if not pixels.isfinite().all():
+            edited = self.edit_batch(
+                to_tensor(image),
+                [instruction],
+                [sampling],
+                callback=callback,
+                global_noise=sampling.sampler != DEFAULT,
+            )
+        if not edited.isfinite().all():
             raise UserError(
                 f"the result in {self.precision} is not a number: try fp32, or smaller guidance scales"
             )
-        return to_image(pixels[0])
+        return to_image(edited[0])
+
+    @torch.inference_mode()
+    def edit_batch(
+        self,
+        images: Tensor,
+        instructions: Sequence[str],
+        samplings: Sequence[Sampling],
+        *,
+        callback: Callback | None = None,
+        global_noise: bool = False,
+    ) -> Tensor:
+        """Edit pictures of one size together; what one becomes does not depend on the others.
+
+        Args:
+            images: [B, 3, H, W] in [-1, 1], both sides multiples of what the networks need.
+            instructions: B texts.
+            samplings: what decides each of the B edits, the same steps, sampler and schedule for all.
+            callback: called in every step, see `sample_euler_ancestral`.
+            global_noise: draw from torch's global generator, as k_diffusion does by itself, in place of a
+                generator for each picture; for a single one.
+
+        Returns:
+            [B, 3, H, W], about [-1, 1], where the model is and of its type.
+        """
+        assert len(images) == len(instructions) == len(samplings)
+        kinds = {(sampling.steps, sampling.sampler, sampling.schedule) for sampling in samplings}
+        assert len(kinds) == 1, f"expected edits of one kind, got {kinds}"
+        ((steps, sampler, schedule),) = kinds
+        seeds = [sampling.seeded().seed for sampling in samplings]
+        if global_noise:
+            torch.manual_seed(*seeds)
+        noise = ExampleNoise([None]) if global_noise else ExampleNoise.seeded(seeds, self.device)
+        model = self.model
+        images = images.to(self.device, DTYPES[self.precision])
+        *texts, no_text = model.get_learned_conditioning([*instructions, ""]).split(1)  # [1, L, D] each
+        latent = model.encode_first_stage(images).mode()  # [B, 4, h, w]
+        scales = [
+            _shared([getattr(sampling, name) for sampling in samplings], self.device)
+            for name in ("cfg_text", "cfg_image")
+        ]
+        denoise = EditDenoiser(model.unet, model.sigmas, torch.cat(texts), latent, no_text, *scales)
+        self._release_files()  # each network is used in turn: only one at a time need be in memory
+        sigmas = schedule_sigmas(schedule, model.sigmas, steps)  # [steps + 1]
+        z = noise(latent.float()) * sigmas[0]
+        if sampler == DEFAULT:
+            z = sample_euler_ancestral(denoise, z, sigmas, noise=noise, callback=callback)
+        else:
+            drawn = None if global_noise else noise
+            z = sample(sampler, denoise, z, sigmas, noise=drawn, callback=callback)
+        self._release_files()
+        return model.decode_first_stage(z.to(images.dtype))
 
     def _release_files(self) -> None:
         for file in self._files:
             file.release()
 
 
-@torch.inference_mode()
-def edit_batch(
-    model: LatentDiffusion,
-    images: Tensor,
-    instructions: list[str],
-    *,
-    steps: int,
-    cfg_text: float | Tensor,
-    cfg_image: float | Tensor,
-    seeds: Sequence[int],
-    sampler: str = DEFAULT,
-    schedule: str = "model",
-    callback: Callback | None = None,
-) -> Tensor:
-    """Edit pictures of one size together, each as `ImageEditor.edit` does.
-
-    Args:
-        model: an edit model.
-        images: [B, 3, H, W] in [-1, 1], both sides multiples of what the networks need, on the model's device
-            and of its type.
-        instructions: B texts.
-        steps, sampler, schedule, callback: as for `ImageEditor.edit`.
-        cfg_text, cfg_image: as there; one for all or [B, 1, 1, 1].
-        seeds: of the B edits.
-
-    Returns:
-        [B, 3, H, W], about [-1, 1].
-    """
-    noise = ExampleNoise.seeded(seeds, images.device)
-    denoise, image_latent = _edit_denoiser(model, images, instructions, cfg_text, cfg_image)
-    sigmas = schedule_sigmas(schedule, model.sigmas, steps)  # [steps + 1]
-    z = noise(image_latent.float()) * sigmas[0]
-    z = sample(sampler, denoise, z, sigmas, noise=noise, callback=callback)
-    return model.decode_first_stage(z.to(images.dtype))
-
-
-def _edit_denoiser(
-    model: LatentDiffusion,
-    images: Tensor,
-    instructions: list[str],
-    cfg_text: float | Tensor,
-    cfg_image: float | Tensor,
-) -> tuple[EditDenoiser, Tensor]:
-    """The denoiser of these edits, and the latents [B, 4, h, w] of `images` [B, 3, H, W]."""
-    *texts, no_text = model.get_learned_conditioning([*instructions, ""]).split(1)  # [1, L, D] each
-    image_latent = model.encode_first_stage(images).mode()  # [B, 4, h, w]
-    weights = (torch.cat(texts), image_latent, no_text, cfg_text, cfg_image)
-    return EditDenoiser(model.unet, model.sigmas, *weights), image_latent
+def _shared(values: Sequence[float], device: torch.device) -> float | Tensor:
+    """A guidance scale of B edits: the number that all have, else [B, 1, 1, 1]."""
+    if len(set(values)) == 1:
+        return values[0]
+    return torch.tensor(values, device=device)[:, None, None, None]

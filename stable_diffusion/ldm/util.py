@@ -123,6 +123,27 @@ def reject_unknown(target: str, factory: Callable[..., Any], params: Mapping[str
         raise UserError(f"config of {target}: parameter {', '.join(missing)} is missing")
 
 
+def read_block(content: Any, source: str | Path, name: str, factory: Callable[..., Any]) -> dict[str, Any]:
+    """What the block `name` of a configuration says, in plain types; nothing where there is none.
+
+    Args:
+        content: of `read_config`.
+        source: its file, for messages.
+        factory: what takes the block's names.
+
+    Raises:
+        UserError: it is no mapping, or has a name that `factory` does not take.
+    """
+    from omegaconf import OmegaConf  # late, as above
+
+    plain = OmegaConf.to_container(content)
+    block = plain.get(name) or {} if isinstance(plain, dict) else {}
+    if not isinstance(block, dict):
+        raise UserError(f"{source}: {name}: expected names with values, got {block!r}")
+    reject_unknown(f"{source}: {name}", factory, block)
+    return block
+
+
 def one_line(error: BaseException) -> str:
     """What went wrong, in one line; of a file that cannot be used, in the system's words."""
     # `datasets` says no more than that something went wrong while it copied rows.

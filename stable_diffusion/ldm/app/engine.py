@@ -15,8 +15,8 @@ from PIL import Image
 
 from ldm.app.preview import Previewer
 from ldm.app.texts import Problem
-from ldm.device import DTYPES, is_out_of_memory
-from ldm.editor import ImageEditor, edit_batch
+from ldm.device import is_out_of_memory
+from ldm.editor import ImageEditor, Sampling
 from ldm.pictures.fitting import to_image, to_tensor
 from ldm.pictures.safety import blurred
 from ldm.util import UserError, one_line
@@ -31,24 +31,19 @@ class Edit:
 
     Attributes:
         image: RGB, both sides multiples of 64.
-        instruction, seed, steps, cfg_text, cfg_image, sampler, schedule: as for `ImageEditor.edit`.
+        instruction, sampling: as for `ImageEditor.edit`; the picture has its size already.
     """
 
     image: Image.Image
     instruction: str
-    seed: int
-    steps: int
-    cfg_text: float
-    cfg_image: float
-    sampler: str
-    schedule: str
+    sampling: Sampling
 
     def fits(self, other: Edit) -> bool:
         """Whether both can run in one batch."""
         return self._kind() == other._kind()
 
     def _kind(self) -> tuple[Any, ...]:
-        return self.image.size, self.steps, self.sampler, self.schedule
+        return self.image.size, self.sampling.steps, self.sampling.sampler, self.sampling.schedule
 
 
 class Job:
@@ -90,17 +85,18 @@ class Engine:
 
     Args:
         editor: the loaded model.
-        avatars: whether it is the embedded model.
+        colours: of previews, see `About.preview`.
         queue_size: edits that may wait.
         blur: whether previews, which nobody checks, are blurred.
     """
 
-    def __init__(self, editor: ImageEditor, avatars: bool, queue_size: int, blur: bool = False) -> None:
+    def __init__(
+        self, editor: ImageEditor, colours: Sequence[Sequence[float]], queue_size: int, blur: bool = False
+    ) -> None:
         self.editor = editor
-        self.avatars = avatars
         self.queue_size = queue_size
         self.blur = blur
-        self._show = Previewer(avatars, editor.device)
+        self._show = Previewer(colours, editor.device)
         self._waiting: list[Job] = []
         self._news = threading.Condition()
         threading.Thread(target=self._work, name="edits", daemon=True).start()
@@ -182,7 +178,7 @@ class Engine:
             job.tell(result=result)
 
     def _edit(self, batch: list[Job]) -> list[Image.Image | UserError]:
-        edits, device = [job.edit for job in batch], self.editor.device
+        edits = [job.edit for job in batch]
         for job in batch:
             job.tell(ahead=None)
 
@@ -192,20 +188,10 @@ class Engine:
             for job, preview in zip(batch, self._show(state["denoised"]), strict=True):
                 job.tell(step=state["i"] + 1, preview=blurred(preview) if self.blur else preview)
 
-        def scales(name: str) -> torch.Tensor:
-            return torch.tensor([getattr(edit, name) for edit in edits], device=device)[:, None, None, None]
-
-        images = torch.cat([to_tensor(edit.image) for edit in edits])  # [B, 3, H, W]
-        pixels = edit_batch(
-            self.editor.model,
-            images.to(device, DTYPES[self.editor.precision]),
+        pixels = self.editor.edit_batch(
+            torch.cat([to_tensor(edit.image) for edit in edits]),  # [B, 3, H, W]
             [edit.instruction for edit in edits],
-            steps=edits[0].steps,
-            cfg_text=scales("cfg_text"),
-            cfg_image=scales("cfg_image"),
-            seeds=[edit.seed for edit in edits],
-            sampler=edits[0].sampler,
-            schedule=edits[0].schedule,
+            [edit.sampling for edit in edits],
             callback=show,
         )
         wrong = Problem("not_a_number", precision=self.editor.precision)

@@ -59,8 +59,8 @@ def live(language: str, jobs: Sequence[Job], seconds: float) -> str:
     if all(job.ahead is not None for job in jobs):
         ahead = jobs[0].ahead
         return bar(say(language, "waiting", ahead=ahead) if ahead else say(language, "starting"))
-    steps = sum(job.edit.steps for job in jobs)
-    step = sum(job.edit.steps if job.result else job.step for job in jobs)
+    steps = sum(job.edit.sampling.steps for job in jobs)
+    step = sum(job.edit.sampling.steps if job.result else job.step for job in jobs)
     text = say(language, "step", step=step, steps=steps)
     if 0 < step < steps:
         text += " · " + say(language, "left", seconds=round(seconds / step * (steps - step)))

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from ldm.app.engine import Job
-from ldm.app.settings import Settings
 from ldm.app.texts import say
+from ldm.editor import Sampling
 from ldm.pictures.safety import BLUR_OVER, SafetyChecker, Verdict, in_settings
 from ldm.pictures.writing import save_image
 
@@ -68,7 +68,7 @@ class Records:
         shutil.rmtree(self.folder_of(session), ignore_errors=True)
 
     def save(
-        self, session: str | None, image: Image.Image, jobs: Sequence[Job], settings: Settings, source: str
+        self, session: str | None, image: Image.Image, jobs: Sequence[Job], sampling: Sampling, source: str
     ) -> list[Record]:
         """Records of the results of all jobs, or of the input as the result where there are no jobs.
 
@@ -76,14 +76,14 @@ class Records:
             session: of the visitor.
             image: the input at the size of the results.
             jobs: done.
-            settings: of the jobs but for their seeds.
+            sampling: of the jobs but for their seeds.
             source: file of the input.
         """
         folder = self.folder_of(session)
         before = folder / f"input-{secrets.token_hex(8)}.png"
         save_image(image, before)
-        made = [(job.result, job.edit.instruction, job.edit.seed) for job in jobs]
-        made = made or [(image, "", settings.seed)]
+        made = [(job.result, job.edit.instruction, job.edit.sampling.seed) for job in jobs]
+        made = made or [(image, "", sampling.seed)]
         shown = [picture for picture, *_ in made]
         verdicts: list[Verdict | None] = [None] * len(made)
         if self.checker is not None:
@@ -92,6 +92,6 @@ class Records:
         for picture, verdict, (_, instruction, seed) in zip(shown, verdicts, made, strict=True):
             path = folder / f"edited-{seed}-{secrets.token_hex(8)}.png"
             of_this = {"seed": seed, "edit": instruction, "input": Path(source).name, **in_settings(verdict)}
-            save_image(picture, path, {**asdict(settings), **of_this, **self.about})
+            save_image(picture, path, {**asdict(sampling), **of_this, **self.about})
             records.append(Record(str(path), str(before), instruction, verdict))
         return records

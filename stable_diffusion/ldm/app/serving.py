@@ -29,13 +29,17 @@ def add_page_options(group: argparse._ArgumentGroup) -> None:
         metavar="PORT",
         help="port to serve at (default: the first free one from 7860)",
     )
-    add("--share", action="store_true", help="also by a public link, through Gradio's servers (default: no)")
+    add(
+        "--share",
+        action="store_true",
+        help="also serve at a public link, through Gradio's servers (default: no)",
+    )
     add(
         "--auth",
         action="append",
         default=[],
         metavar="USER:PASSWORD",
-        help="asked for before the page is shown; may be given several times (default: open to all)",
+        help="name and password to log in with; may be given several times (default: open to all)",
     )
 
 

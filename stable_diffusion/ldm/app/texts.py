@@ -29,7 +29,7 @@ INTERFACE = {  # key → (English, Japanese); fixed when the page is served
     ),
     "instruction": ("Instruction", "編集の指示"),
     "photo_hint": ("such as: turn him into a cyborg", "英語で入力（例：turn him into a cyborg）"),
-    "avatar_hint": ("such as: add sunglasses", "英語で入力（例：add sunglasses）"),
+    "drawing_hint": ("such as: add sunglasses", "英語で入力（例：add sunglasses）"),
     "generate": ("Generate", "生成"),
     "cancel": ("Cancel", "中止"),
     "example": ("Load Example", "例を読み込む"),
@@ -83,7 +83,7 @@ INTERFACE = {  # key → (English, Japanese); fixed when the page is served
 6. **小さな顔は崩れやすいです。** 顔が大きく写るように切り抜くか、解像度を上げてください。
 """,
     ),
-    "avatar_tips": (
+    "drawing_tips": (
         """
 1. **Too little changes?** Raise the text CFG, say to 2.5, or lower the image CFG to 1.
 2. **Too much changes?** Do the opposite: text CFG 1.2, or image CFG 1.5.

@@ -21,7 +21,7 @@ from ldm.util import (
 from ldm.weights.opening import open_weights
 
 SECTIONS = {
-    "": ("model", "data", "lightning", "sampling"),
+    "": ("model", "data", "lightning", "sampling", "about"),
     "model": ("base_learning_rate", "target", "params"),
     "data": ("target", "params"),
     "lightning": ("trainer", "modelcheckpoint", "callbacks", "logger"),
