@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import sys
-import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,27 +48,6 @@ def get_obj_from_str(target: str) -> Any:
         raise UserError(f"config target {target!r}: {module_name} has no {name!r}") from error
 
 
-def import_without_package(name: str) -> Any:
-    """Import a submodule, such as ``k_diffusion.sampling``, without running the ``__init__`` of its package.
-
-    For packages whose other parts need what is not installed. The package is known to the import system by a
-    name of its own, so that a plain import of it stays what it is.
-
-    Raises:
-        ModuleNotFoundError: the package, the submodule, or what the submodule imports is missing.
-    """
-    package, _, submodule = name.partition(".")
-    alias = f"_{package}_without_init"
-    if alias not in sys.modules:
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.submodule_search_locations is None:
-            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-        module = types.ModuleType(alias)
-        module.__path__ = list(spec.submodule_search_locations)
-        sys.modules[alias] = module
-    return importlib.import_module(f"{alias}.{submodule}")
-
-
 def read_config(config: DictConfig | Mapping[str, Any] | str | Path) -> Any:
     """Return a configuration, or what its YAML file holds, with all references resolved.
 
@@ -86,7 +63,7 @@ def read_config(config: DictConfig | Mapping[str, Any] | str | Path) -> Any:
         config = OmegaConf.load(config) if source else config
         return OmegaConf.create(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise UserError(f"cannot read configuration{source}: {reason}") from error
 
 
@@ -125,9 +102,7 @@ def reject_unknown(target: str, factory: Callable[..., Any], params: Mapping[str
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, in one line; `datasets` says no more than that something did while it copied rows."""
-    while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
-        error = error.__cause__
+    """What went wrong, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

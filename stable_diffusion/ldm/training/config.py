@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ldm.util import UserError, get_obj_from_str, instantiate_from_config, reject_unknown
+from ldm.util import UserError, get_obj_from_str, instantiate_from_config, one_line, reject_unknown
 from ldm.weights.opening import open_weights
 
 SECTIONS = {
@@ -36,7 +37,7 @@ def read_config(files: Sequence[str], overrides: Sequence[str]) -> DictConfig:
         sections = [OmegaConf.select(config, name) for name in ("model", "data")]
         OmegaConf.to_container(config, resolve=True)
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"config: cannot read {', '.join(files)}: {' '.join(str(error).split())}") from error
+        raise UserError(f"config: cannot read {', '.join(files)}: {one_line(error)}") from error
     if not all(isinstance(section, DictConfig) for section in sections):
         raise UserError(f"config: expected the sections model and data in {', '.join(files) or 'a file'}")
     for name, known in SECTIONS.items():
@@ -46,6 +47,13 @@ def read_config(files: Sequence[str], overrides: Sequence[str]) -> DictConfig:
             place = f"section {name}" if name else "the top level"
             raise UserError(f"config: {place} knows {', '.join(known)}, got {', '.join(unknown)}")
     return config
+
+
+def save_config(config: DictConfig, folder: Path) -> None:
+    """Keep the merged config with the run, named by the time."""
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    OmegaConf.save(config, folder / "configs" / f"{now}-project.yaml")
 
 
 def learning_rate(config: DictConfig, devices: int, scale: bool) -> float:

@@ -18,7 +18,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from ldm.training.callbacks import ProgressBar, Throughput
 from ldm.training.saving import LAST, AtomicCheckpointIO, SaveOnSignal
-from ldm.util import UserError, get_obj_from_str, instantiate_from_config, reject_unknown
+from ldm.util import UserError, get_obj_from_str, instantiate_from_config, one_line, reject_unknown
 
 BAR_REFRESH = 20  # batches; a log file gets every state of the bar
 SAVE_EVERY = 1000  # optimizer steps
@@ -81,7 +81,7 @@ def build_trainer(
             use_distributed_sampler=False,  # the data module's samplers know of the other processes
         )
     except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
-        raise UserError(f"lightning.trainer: {' '.join(str(error).split())}") from error
+        raise UserError(f"lightning.trainer: {one_line(error)}") from error
 
 
 def data_parallel(options: dict[str, Any]) -> Any:
@@ -130,6 +130,26 @@ def build_logger(section: Any, folder: Path) -> Logger:
         params.setdefault("name", "metrics")
     reject_unknown(target, factory, params)
     return factory(**params)
+
+
+def fit(
+    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, resume: Path | None
+) -> None:
+    """Train, from a checkpoint if there is one; Ctrl-C becomes KeyboardInterrupt again."""
+    try:
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    except SystemExit:  # how Lightning answers Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    except UserError:
+        raise
+    except ValueError as error:  # of no type of its own, and found when the number of batches is known
+        if "val_check_interval" not in str(error):
+            raise
+        raise UserError(
+            f"{one_line(error)} Here that is lightning.trainer.check_val_every_n_epoch=null"
+        ) from error
 
 
 def _plain(section: Any) -> dict[str, Any]:
