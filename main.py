@@ -21,7 +21,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ldm.arguments import Parser, whole_number
-from ldm.device import keep_freed_memory
 from ldm.util import UserError, instantiate_from_config, run_main
 
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
@@ -103,6 +102,7 @@ def main() -> None:
     # Only now what takes seconds to import.
     import pytorch_lightning as pl
 
+    from ldm.device import keep_freed_memory
     from ldm.training.config import check_model, learning_rate, read_config, save_config
     from ldm.training.latent_cache import check_caches
     from ldm.training.module import load_start, training_module

@@ -160,7 +160,7 @@ def test_lightning_file_without_lightning(
             "hyper_parameters": options,
             "numpy": np.arange(5.0),
             "shape": torch.Size([1, 2]),
-            "kinds": [int, str, complex],  # as OmegaConf's lists name them: "long" and "unicode"
+            "kinds": [int, str, object],  # as OmegaConf's lists name them: "long" and "unicode"
             "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}, "device": torch.device("cpu")}],
             "state_dict": OrderedDict(weight=torch.arange(4.0)),
         }

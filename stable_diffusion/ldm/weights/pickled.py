@@ -36,45 +36,21 @@ from ldm.weights.mapped import MappedFile
 STREAM_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file written before PyTorch 1.6
 STREAM_VERSION = 1001
 
-_STORAGE_TYPES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
-}
+_KINDS = "Double Float Half BFloat16 Long Int Short Char Byte Bool ComplexFloat ComplexDouble".split()
+_DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128".split()
+_STORAGE_TYPES = {f"{a}Storage": getattr(torch, b) for a, b in zip(_KINDS, _DTYPES, strict=True)}
 
-# Whatever these modules' names stand for is never looked up: a stand-in takes their place.
+# Whatever these names stand for is never looked up: a stand-in takes their place.
 _INERT_PACKAGES = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.")
 # With Python 2's names, which protocol 2 writes for int and str.
-_PLAIN_TYPES = (
-    "set frozenset list dict tuple int long float complex str unicode bytes bool bytearray object".split()
-)
-_INERT_NAMES = frozenset(
-    [(module, name) for module in ("builtins", "__builtin__") for name in _PLAIN_TYPES]
-    + [(f"numpy.{core}.multiarray", n) for core in ("core", "_core") for n in ("scalar", "_reconstruct")]
-    + [
-        ("_codecs", "encode"),
-        ("argparse", "Namespace"),
-        ("collections", "Counter"),
-        ("collections", "defaultdict"),
-        ("copyreg", "_reconstructor"),
-        ("copy_reg", "_reconstructor"),
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("pathlib", "PosixPath"),
-        ("pathlib", "WindowsPath"),
-        ("torch", "Size"),
-        ("torch", "device"),
-        ("typing", "Any"),
-    ]
+_TYPES = "set frozenset list dict tuple int long float complex str unicode bytes bool bytearray".split()
+_INERT_NAMES = {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _TYPES}
+_INERT_NAMES.update(
+    """builtins.object __builtin__.object _codecs.encode argparse.Namespace collections.Counter
+    collections.defaultdict copyreg._reconstructor copy_reg._reconstructor numpy.dtype numpy.ndarray
+    numpy.core.multiarray.scalar numpy.core.multiarray._reconstruct numpy._core.multiarray.scalar
+    numpy._core.multiarray._reconstruct pathlib.PosixPath pathlib.WindowsPath torch.Size torch.device
+    typing.Any""".split()
 )
 
 
@@ -195,10 +171,12 @@ class RestrictedUnpickler(pickle._Unpickler):
             return StorageType(None)
         if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
             return vars(torch)[name]
-        if (module, name) in _INERT_NAMES or f"{module}.".startswith(_INERT_PACKAGES):
+        asked = f"{module}.{name}"
+        if asked in _INERT_NAMES or asked.startswith(_INERT_PACKAGES):
             return type("Inert", (Inert,), {})  # a new class each: Lightning uses classes as keys
-        asked = _printable(f"{module}.{name}")
-        raise UserError(f"refused to load {self.path}: it asks for {asked}, which weights never need")
+        raise UserError(
+            f"refused to load {self.path}: it asks for {_printable(asked)}, which weights never need"
+        )
 
     def persistent_load(self, pid: Any) -> Storage:
         """Return the record of the storage that a ``("storage", type, key, location, count)`` tuple names."""
