@@ -11,16 +11,14 @@ LOGDIR/PROJECT/CONFIG_NAME; the same command again goes on from its last checkpo
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib
 import logging
-import pickle
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from ldm.arguments import Parser, whole_number
 from ldm.util import UserError, instantiate_from_config, run_main
@@ -39,86 +37,41 @@ def __getattr__(name: str) -> Any:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line; ``nested.key=value`` words, wherever they stand, are kept as `overrides`."""
     argv = sys.argv[1:] if argv is None else argv
-    overrides = [word for word in argv if OVERRIDE.match(word)]
     parser = Parser.of(__doc__, usage="%(prog)s [-h] [options] [KEY=VALUE ...]")
-    _add_run(parser.add_argument_group("run"))
-    _add_work(parser.add_argument_group("what is done"))
-    _add_computing(parser.add_argument_group("computing"))
-    args = parser.parse_args([word for word in argv if not OVERRIDE.match(word)])
-    args.overrides = overrides
-    return args
+    switch = {"nargs": "?", "const": True, "default": False, "type": _boolean, "metavar": "BOOL"}
 
-
-def _add_run(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+    add = parser.add_argument_group("run").add_argument
     add("-n", "--name", default="", help="name of the run (default: none)")
-    add(
-        "-b",
-        "--base",
-        nargs="*",
-        default=[],
-        metavar="YAML",
-        help="config files, merged from left to right (default: the config of the run that --resume names)",
-    )
-    add(
-        "-r",
-        "--resume",
-        default="",
-        metavar="PATH",
-        help="run folder or checkpoint to go on from (default: the last checkpoint of this run, if any)",
-    )
+    text = "config files, merged from left to right (default: the config of the run that --resume names)"
+    add("-b", "--base", nargs="*", default=[], metavar="YAML", help=text)
+    text = "run folder or checkpoint to go on from (default: the last checkpoint of this run, if any)"
+    add("-r", "--resume", default="", metavar="PATH", help=text)
     add("-l", "--logdir", default="logs", metavar="DIR", help="where runs are kept (default: %(default)s)")
     add("-p", "--project", default="", metavar="NAME", help="folder of the run in LOGDIR (default: none)")
     add("-f", "--postfix", default="", metavar="TEXT", help="added to the name of the run (default: none)")
 
+    add = parser.add_argument_group("what is done").add_argument
+    add("-t", "--train", **switch, help="train (default: false)")
+    add("--no-test", **switch, help="no test after that, where the config has data for it (default: false)")
+    add("-d", "--debug", **switch, help="run one batch of each kind and write no checkpoint (default: false)")
 
-def _add_work(group: argparse._ArgumentGroup) -> None:
-    def add(*names: str, **more: Any) -> None:
-        group.add_argument(
-            *names, nargs="?", const=True, default=False, type=_boolean, metavar="BOOL", **more
-        )
-
-    add("-t", "--train", help="train (default: false)")
-    add("--no-test", help="no test after that, where the config has data for it (default: false)")
-    add("-d", "--debug", help="run one batch of each kind and write no checkpoint (default: false)")
-
-
-def _add_computing(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
-        "-s",
-        "--seed",
-        type=whole_number(0, 2**32 - 1),
-        default=23,
-        help="of everything random (default: %(default)s)",
-    )
-    add(
-        "--max_steps",
-        type=int,
-        metavar="STEPS",
-        help="optimizer steps of the training (default: the config's)",
-    )
-    add(
-        "--scale_lr",
-        nargs="?",
-        const=True,
-        default=False,
-        type=_boolean,
-        metavar="BOOL",
-        help="learning rate = base rate x GPUs x batch size x accumulated batches (default: false)",
-    )
+    add = parser.add_argument_group("computing").add_argument
+    seeds = whole_number(0, 2**32 - 1)
+    add("-s", "--seed", type=seeds, default=23, help="of everything random (default: %(default)s)")
+    text = "optimizer steps of the training (default: the config's)"
+    add("--max_steps", type=int, metavar="STEPS", help=text)
+    text = "learning rate = base rate x GPUs x batch size x accumulated batches (default: false)"
+    add("--scale_lr", **switch, help=text)
     add("--gpus", help="GPUs by number, as in 0,1,2, or how many of them (default: none, train on the CPU)")
     add("--num_nodes", type=int, metavar="N", help="machines that train together (default: 1)")
-    add(
-        "--precision",
-        metavar="NAME",
-        help="32-true, bf16-mixed, 16-mixed or another of Lightning's (default: the config's, else 32-true)",
-    )
-    add(
-        "--strategy",
-        metavar="NAME",
-        help="how processes share the work, by Lightning's names (default: the config's, else ddp)",
-    )
+    text = "32-true, bf16-mixed, 16-mixed or another of Lightning's (default: the config's, else 32-true)"
+    add("--precision", metavar="NAME", help=text)
+    text = "how processes share the work, by Lightning's names (default: the config's, else ddp)"
+    add("--strategy", metavar="NAME", help=text)
+
+    args = parser.parse_args([word for word in argv if not OVERRIDE.match(word)])
+    args.overrides = [word for word in argv if OVERRIDE.match(word)]
+    return args
 
 
 def _boolean(text: str) -> bool:
@@ -142,34 +95,6 @@ def run_folder(args: argparse.Namespace) -> Path:
     return Path(args.logdir, args.project, f"{config_name}_{args.name}{args.postfix}")
 
 
-def checkpoint_to_resume(args: argparse.Namespace, folder: Path) -> Path | None:
-    """The checkpoint that was asked for, else the last one of the run, else None.
-
-    Raises:
-        UserError: it is damaged, or holds weights but no training to go on with.
-    """
-    import torch
-
-    from ldm.training.saving import newest_checkpoint
-    from ldm.weights.opening import open_weights
-
-    given = Path(args.resume)
-    path = given if args.resume and given.is_file() else newest_checkpoint(folder / "checkpoints")
-    if path is None:
-        return None
-    open_weights(path)
-    try:
-        saved = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError):
-        saved = {}
-    if "optimizer_states" not in saved:
-        raise UserError(
-            f"{path} holds no training to go on with; to start a new one from its weights: "
-            f"model.params.ckpt_path={path}"
-        )
-    return path
-
-
 def main() -> None:
     args = parse_args()
     folder = run_folder(args)
@@ -178,10 +103,11 @@ def main() -> None:
     import pytorch_lightning as pl
 
     from ldm.device import keep_freed_memory
-    from ldm.training.config import check_model, learning_rate, read_config
+    from ldm.training.config import check_model, learning_rate, read_config, save_config
     from ldm.training.latent_cache import check_caches
     from ldm.training.module import load_start, training_module
-    from ldm.training.trainer import build_trainer, devices, silence_lightning
+    from ldm.training.saving import checkpoint_to_resume
+    from ldm.training.trainer import build_trainer, devices, fit, silence_lightning
 
     files = args.base or sorted(str(f) for f in (folder / "configs").glob("*.yaml"))[-1:]
     config = read_config(files, args.overrides)
@@ -189,7 +115,7 @@ def main() -> None:
     silence_lightning()
     pl.seed_everything(args.seed, workers=True)
     # What can be wrong is looked at before the model, which takes time and memory, is built.
-    resume = None if args.debug else checkpoint_to_resume(args, folder)
+    resume = None if args.debug else checkpoint_to_resume(Path(args.resume), folder)
     check_model(config.model, files=resume is None)
     data = instantiate_from_config(config.data)
     data.seed = args.seed
@@ -215,31 +141,6 @@ def main() -> None:
         fit(trainer, module, data, resume)
     if not args.no_test and "test" in data.datasets:
         trainer.test(module, data, ckpt_path=None if args.train else resume, weights_only=True)
-
-
-def save_config(config: DictConfig, folder: Path) -> None:
-    """Keep the merged config with the run, named by the time."""
-    (folder / "configs").mkdir(parents=True, exist_ok=True)
-    now = datetime.datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
-    OmegaConf.save(config, folder / "configs" / f"{now}-project.yaml")
-
-
-def fit(trainer: Any, module: Any, data: Any, resume: Path | None) -> None:
-    """Train, from a checkpoint if there is one; Ctrl-C becomes KeyboardInterrupt again."""
-    try:
-        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
-    except SystemExit:  # how Lightning answers Ctrl-C
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
-    except UserError as error:  # one out of a loader's process brings that one's traceback along
-        raise UserError(str(error).strip().splitlines()[-1].removeprefix("ldm.util.UserError: ")) from error
-    except ValueError as error:  # what Lightning finds only when it knows the number of batches
-        if "val_check_interval" not in str(error):
-            raise
-        raise UserError(
-            f"{str(error).strip()} Here that is lightning.trainer.check_val_every_n_epoch=null"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -33,38 +33,19 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser.of(__doc__)
     add = parser.add_argument_group("files").add_argument
     add("--config", required=True, metavar="FILE", help="YAML of the model")
-    add(
-        "--ckpt",
-        required=True,
-        metavar="FILE",
-        help="weights to read: .ckpt, .safetensors, a diffusers folder, or its name on the hub",
-    )
+    text = "weights to read: .ckpt, .safetensors, a diffusers folder, or its name on the hub"
+    add("--ckpt", required=True, metavar="FILE", help=text)
     add("--vae-ckpt", metavar="FILE", help="autoencoder weights to use instead (default: those in --ckpt)")
-    add(
-        "--output",
-        required=True,
-        metavar="FILE",
-        help="what to write: a .safetensors or .ckpt file, or a diffusers folder, a name without a suffix",
-    )
+    text = "what to write: a .safetensors or .ckpt file, or a diffusers folder, a name without a suffix"
+    add("--output", required=True, metavar="FILE", help=text)
     group = parser.add_argument_group("contents")
-    group.add_argument(
-        "--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="precision (default: %(default)s)"
-    )
-    copies = group.add_mutually_exclusive_group()
-    copies.add_argument(
-        "--no-ema",
-        dest="keep",
-        action="store_const",
-        const="plain",
-        help="of a UNet that is there twice the plain weights (default: their moving average)",
-    )
-    copies.add_argument(
-        "--whole",
-        dest="keep",
-        action="store_const",
-        const="both",
-        help="both copies, and everything else that a training goes on from (default: the moving average)",
-    )
+    precisions = ("fp32", "fp16", "bf16")
+    group.add_argument("--dtype", choices=precisions, default="fp16", help="precision (default: %(default)s)")
+    add = group.add_mutually_exclusive_group().add_argument
+    text = "of a UNet that is there twice the plain weights (default: their moving average)"
+    add("--no-ema", dest="keep", action="store_const", const="plain", help=text)
+    text = "both copies, and everything else that a training goes on from (default: the moving average)"
+    add("--whole", dest="keep", action="store_const", const="both", help=text)
     parser.set_defaults(keep="ema")
     return parser
 
@@ -73,7 +54,7 @@ def main() -> None:
     args = make_parser().parse_args()
     output = output_path(args.output)
     from ldm.device import DTYPES
-    from ldm.weights.loading import convert_weights  # late: torch takes seconds
+    from ldm.weights.converting import convert_weights  # late: torch takes seconds
 
     convert_weights(
         args.config, args.ckpt, output, vae_ckpt=args.vae_ckpt, dtype=DTYPES[args.dtype], keep=args.keep

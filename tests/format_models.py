@@ -7,8 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from golden import fill, small_config
 from ldm.util import instantiate_from_config
-from ldm.weights.loading import SCHEDULE, convert_weights
-from ldm.weights.names import ema_name
+from ldm.weights.converting import convert_weights
+from ldm.weights.names import SCHEDULE, ema_name
 from networks import text_config
 from weights_files import State
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from dataset_creation import generate_img_dataset
 from golden import fill
 from ldm.util import instantiate_from_config
-from ldm.weights.loading import save_safetensors
+from ldm.weights.single_file import save_safetensors
 from networks import text_config
 
 SCRIPT = Path(generate_img_dataset.__file__)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from golden import fill, small_config
 from ldm.util import instantiate_from_config
-from ldm.weights.loading import save_safetensors
+from ldm.weights.single_file import save_safetensors
 
 
 def write_small_model(folder: Path) -> tuple[Path, Path]:

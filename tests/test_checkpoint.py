@@ -11,14 +11,10 @@ from torch import Tensor, nn
 
 from golden import fill, published_keys, small_config
 from ldm.util import instantiate_from_config
-from ldm.weights.loading import (
-    SCHEDULE,
-    load_autoencoder,
-    load_for_training,
-    load_model,
-    save_safetensors,
-)
+from ldm.weights.loading import load_autoencoder, load_for_training, load_model
+from ldm.weights.names import SCHEDULE
 from ldm.weights.opening import read_state_dict
+from ldm.weights.single_file import save_safetensors
 from weights_files import State, message, save
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"

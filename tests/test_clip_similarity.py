@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from golden import fill
-from ldm.util import import_without_package
+from ldm.sampling.samplers import import_without_package
 from metrics.clip_similarity import ClipSimilarity, build_network
 from weights_files import message, save
 

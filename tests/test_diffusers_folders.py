@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from format_models import UNET, Model, assert_same, configuration, without_schedule
 from hub_server import hub
 from ldm.util import instantiate_from_config
+from ldm.weights.converting import convert_weights
 from ldm.weights.diffusers_names import part_configs
-from ldm.weights.loading import convert_weights, load_model
+from ldm.weights.loading import load_model
 from ldm.weights.opening import open_weights
 from weights_files import State, message
 

@@ -21,7 +21,7 @@ from ldm.pictures.animation import FADE_STEPS, MARGIN, captioned
 from ldm.pictures.reading import open_image
 from ldm.pictures.writing import read_settings
 from ldm.util import instantiate_from_config
-from ldm.weights.loading import save_safetensors
+from ldm.weights.single_file import save_safetensors
 from small_model import sample_picture, write_small_model
 
 SCRIPT = Path(__file__).resolve().parents[1] / "edit_cli.py"

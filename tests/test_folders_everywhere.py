@@ -27,7 +27,7 @@ from benchmark_files import emu_rows, write
 from damaged_folders import DAMAGE, VAE
 from dataset_creation import cache_latents, generate_img_dataset
 from format_models import Model, assert_same
-from ldm.weights.loading import convert_weights
+from ldm.weights.converting import convert_weights
 from ldm.weights.names import EMA_SETTINGS, ema_name
 from metrics import compute_benchmark, compute_metrics
 from pair_runs import content, write_models, write_prompts

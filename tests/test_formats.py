@@ -16,15 +16,10 @@ from ldm.editor import ImageEditor, Sampling
 from ldm.files import ROOT
 from ldm.pictures.fitting import to_tensor
 from ldm.util import instantiate_from_config
+from ldm.weights.converting import convert_weights
 from ldm.weights.diffusers_names import PREFIXES, name_map, part_configs
-from ldm.weights.loading import (
-    SCHEDULE,
-    convert_weights,
-    load_autoencoder,
-    load_for_training,
-    load_model,
-)
-from ldm.weights.names import ema_name
+from ldm.weights.loading import load_autoencoder, load_for_training, load_model
+from ldm.weights.names import SCHEDULE, ema_name
 from ldm.weights.opening import open_weights, read_state_dict
 from ldm.weights.single_file import save_safetensors
 from small_model import sample_picture

@@ -31,7 +31,7 @@ from ldm.pictures.fitting import to_tensor
 from ldm.training.latent_cache import CachedEditDataset, ShardedRows, check_caches
 from ldm.training.stream import SeededExamples, collate
 from ldm.util import UserError
-from ldm.weights.loading import save_safetensors
+from ldm.weights.single_file import save_safetensors
 from networks import edit_network
 from tiny_training import draw, write_dataset
 from training_runs import call

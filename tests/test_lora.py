@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from golden import relative_error
 from ldm.editor import ImageEditor
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.weights.converting import convert_weights
 from ldm.weights.diffusers_names import module_names
-from ldm.weights.loading import convert_weights, load_model
+from ldm.weights.loading import load_model
 from ldm.weights.lora import apply_lora, parse_lora
 from small_model import sample_picture, write_small_model
 from weights_files import State, message

@@ -14,7 +14,8 @@ from dataset_creation.avatars import train_clip
 from ldm.training.captioned import CachedCaptionDataset
 from ldm.training.stream import SeededExamples
 from ldm.util import UserError, instantiate_from_config
-from ldm.weights.loading import load_for_training, save_safetensors
+from ldm.weights.loading import load_for_training
+from ldm.weights.single_file import save_safetensors
 from metrics.clip_similarity import ClipSimilarity, build_network
 from tiny_training import draw
 from training_runs import Project, call

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.sampling.samplers import DEFAULT, sample, sample_euler_ancestral, sampler_names
+from ldm.sampling.samplers import (
+    DEFAULT,
+    import_without_package,
+    sample,
+    sample_euler_ancestral,
+    sampler_names,
+)
 from ldm.sampling.schedule import (
     exponential_sigmas,
     get_sigmas,
@@ -19,7 +25,7 @@ from ldm.sampling.schedule import (
     sigma_to_t,
     t_to_sigma,
 )
-from ldm.util import UserError, import_without_package
+from ldm.util import UserError
 
 MEAN, DEVIATION = 0.7, 0.5  # of the Gaussian data below
 NAMES = (

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.weights.loading import save_safetensors
 from ldm.weights.opening import file_facts, open_weights, read_state_dict
+from ldm.weights.single_file import save_safetensors
 from weights_files import message, save
 
 # --- formats ---

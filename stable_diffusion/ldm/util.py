@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import sys
-import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,27 +46,6 @@ def get_obj_from_str(target: str) -> Any:
         return getattr(module, name)
     except AttributeError as error:
         raise UserError(f"config target {target!r}: {module_name} has no {name!r}") from error
-
-
-def import_without_package(name: str) -> Any:
-    """Import a submodule, such as ``k_diffusion.sampling``, without running the ``__init__`` of its package.
-
-    For packages whose other parts need what is not installed. The package is known to the import system by a
-    name of its own, so that a plain import of it stays what it is.
-
-    Raises:
-        ModuleNotFoundError: the package, the submodule, or what the submodule imports is missing.
-    """
-    package, _, submodule = name.partition(".")
-    alias = f"_{package}_without_init"
-    if alias not in sys.modules:
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.submodule_search_locations is None:
-            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-        module = types.ModuleType(alias)
-        module.__path__ = list(spec.submodule_search_locations)
-        sys.modules[alias] = module
-    return importlib.import_module(f"{alias}.{submodule}")
 
 
 def read_config(config: DictConfig | Mapping[str, Any] | str | Path) -> Any:
@@ -146,9 +123,6 @@ def read_block(content: Any, source: str | Path, name: str, factory: Callable[..
 
 def one_line(error: BaseException) -> str:
     """What went wrong, in one line; of a file that cannot be used, in the system's words."""
-    # `datasets` says no more than that something went wrong while it copied rows.
-    while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
-        error = error.__cause__
     if getattr(error, "strerror", None):
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__

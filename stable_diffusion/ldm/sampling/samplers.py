@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.util import UserError, import_without_package
+from ldm.util import UserError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[dict[str, Any]], None]
@@ -72,6 +74,27 @@ def has_k_diffusion() -> bool:
     """Whether the samplers beside the default are installed; imports none of it."""
     names = ("k_diffusion", "scipy", "torchdiffeq", "torchsde", "torchvision")
     return all(importlib.util.find_spec(name) for name in names)
+
+
+def import_without_package(name: str) -> Any:
+    """Import a submodule, such as ``k_diffusion.sampling``, without running the ``__init__`` of its package.
+
+    For packages whose other parts need what is not installed. The package is known to the import system by a
+    name of its own, so that a plain import of it stays what it is.
+
+    Raises:
+        ModuleNotFoundError: the package, the submodule, or what the submodule imports is missing.
+    """
+    package, _, submodule = name.partition(".")
+    alias = f"_{package}_without_init"
+    if alias not in sys.modules:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.submodule_search_locations is None:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        module = types.ModuleType(alias)
+        module.__path__ = list(spec.submodule_search_locations)
+        sys.modules[alias] = module
+    return importlib.import_module(f"{alias}.{submodule}")
 
 
 def _k_diffusion() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,13 @@ def read_config(files: Sequence[str], overrides: Sequence[str]) -> DictConfig:
             place = f"section {name}" if name else "the top level"
             raise UserError(f"config: {place} knows {', '.join(known)}, got {', '.join(unknown)}")
     return config
+
+
+def save_config(config: DictConfig, folder: Path) -> None:
+    """Keep the merged config with the run, named by the time."""
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    OmegaConf.save(config, folder / "configs" / f"{now}-project.yaml")
 
 
 def learning_rate(config: DictConfig, devices: int, scale: bool) -> float:

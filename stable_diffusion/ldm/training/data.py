@@ -61,6 +61,11 @@ class DataModuleFromConfig(pl.LightningDataModule):
         self.examples_seen += examples * world_size
         self.skipped += batch["skipped"]
 
+    def on_before_batch_transfer(self, batch: Mapping[str, Any] | UserError, dataloader_idx: int) -> Any:
+        if isinstance(batch, UserError):
+            raise batch
+        return batch
+
     def setup(self, stage: str | None = None) -> None:
         if self.datasets:
             return

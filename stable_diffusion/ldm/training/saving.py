@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from pathlib import Path
 from types import FrameType
@@ -13,6 +14,9 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
+
+from ldm.util import UserError
+from ldm.weights.opening import open_weights
 
 LAST = "last.ckpt"
 
@@ -40,6 +44,32 @@ def newest_checkpoint(folder: Path) -> Path | None:
     # `last.ckpt` is a link that is made anew after every save: a kill may have come in between.
     others = [file for file in folder.glob("step*.ckpt") if file.is_file()]
     return max(others, key=lambda file: file.stat().st_mtime, default=None)
+
+
+def checkpoint_to_resume(given: Path, folder: Path) -> Path | None:
+    """The checkpoint that was asked for, else the last one of the run, else None.
+
+    Args:
+        given: a checkpoint, or anything else for the last one.
+        folder: of the run.
+
+    Raises:
+        UserError: it is damaged, or holds weights but no training to go on with.
+    """
+    path = given if given.is_file() else newest_checkpoint(folder / "checkpoints")
+    if path is None:
+        return None
+    open_weights(path)
+    try:
+        saved = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError):
+        saved = {}
+    if "optimizer_states" not in saved:
+        raise UserError(
+            f"{path} holds no training to go on with; to start a new one from its weights: "
+            f"model.params.ckpt_path={path}"
+        )
+    return path
 
 
 class SaveOnSignal(pl.Callback):

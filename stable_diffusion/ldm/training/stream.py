@@ -117,9 +117,19 @@ class SeededExamples(Dataset):
             return {**item, "noise_seed": derived_seed(self.seed, "noise", position), "skipped": skipped}
         raise UserError(f"data: no example from {index} on can be read; the last one: {reason}")
 
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]] | UserError:
+        """Examples of a batch; or why there is none: of an error that is raised, a loader's process keeps the
+        type and a traceback as its text."""
+        try:
+            return [self[key] for key in keys]
+        except UserError as error:
+            return error
 
-def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+
+def collate(items: list[dict[str, Any]] | UserError) -> dict[str, Any] | UserError:
     """A batch out of `SeededExamples`: ``noise_seed`` stays a list, ``skipped`` becomes its sum."""
+    if isinstance(items, UserError):
+        return items
     seeds = [item.pop("noise_seed") for item in items]
     skipped = sum(item.pop("skipped") for item in items)
     return {**default_collate(items), "noise_seed": seeds, "skipped": skipped}

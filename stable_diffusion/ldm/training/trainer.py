@@ -138,6 +138,26 @@ def build_logger(section: Any, folder: Path) -> Logger:
     return factory(**params)
 
 
+def fit(
+    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, resume: Path | None
+) -> None:
+    """Train, from a checkpoint if there is one; Ctrl-C becomes KeyboardInterrupt again."""
+    try:
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    except SystemExit:  # how Lightning answers Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    except UserError:
+        raise
+    except ValueError as error:  # of no type of its own, and found when the number of batches is known
+        if "val_check_interval" not in str(error):
+            raise
+        raise UserError(
+            f"{one_line(error)} Here that is lightning.trainer.check_val_every_n_epoch=null"
+        ) from error
+
+
 def _plain(section: Any) -> dict[str, Any]:
     """A section of a config, which may be absent, as a dict."""
     return OmegaConf.to_container(section, resolve=True) if section else {}

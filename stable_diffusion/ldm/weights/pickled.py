@@ -3,14 +3,18 @@
 A pickle is a small program: it names callables and has them called. This reader hands out none of the
 real ones. A name needed to describe a tensor becomes a record of ours, a name that is known to stand
 beside weights (Lightning callbacks, numpy scalars, settings) becomes an inert stand-in, and every other
-name is refused. No module is imported for a file, nor does `torch.load` take part: its non-restricted
-mode hands TorchScript archives to an interpreter, and its restricted one refuses Lightning's files.
+name is refused. No module is imported for a file.
 
 Unpickling makes no tensors either, just a table of them (dtype, shape, place in the file). A tensor is
 made when it is asked for, as a view of the mapped file, so what is never asked for costs no memory.
 
 Two containers are known: the zip archive that `torch.save` writes since PyTorch 1.6, and the stream of
 pickles that it wrote before. The tar archives of 2017 and TorchScript programs are refused.
+
+Why not `torch.load(weights_only=True, mmap=True)` with stand-ins (torch 2.14): it knows no pickle protocol
+above 3, and of a stream neither lists the classes beforehand nor maps it, so that opening 1 GB takes 1,025 MB
+there and nothing here; what it refuses it tells in a page, or by the number of an instruction. Zip archives
+cost the same memory in both.
 """
 
 from __future__ import annotations
@@ -20,7 +24,6 @@ import struct
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -33,42 +36,21 @@ from ldm.weights.mapped import MappedFile
 STREAM_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file written before PyTorch 1.6
 STREAM_VERSION = 1001
 
-_STORAGE_TYPES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
-}
+_KINDS = "Double Float Half BFloat16 Long Int Short Char Byte Bool ComplexFloat ComplexDouble".split()
+_DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128".split()
+_STORAGE_TYPES = {f"{a}Storage": getattr(torch, b) for a, b in zip(_KINDS, _DTYPES, strict=True)}
 
-# Whatever these modules' names stand for is never looked up: a stand-in takes their place.
+# Whatever these names stand for is never looked up: a stand-in takes their place.
 _INERT_PACKAGES = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.")
-_PLAIN_TYPES = "set frozenset list dict tuple int float str bool bytearray object".split()
-_INERT_NAMES = frozenset(
-    [(module, name) for module in ("builtins", "__builtin__") for name in _PLAIN_TYPES]
-    + [(f"numpy.{core}.multiarray", n) for core in ("core", "_core") for n in ("scalar", "_reconstruct")]
-    + [
-        ("_codecs", "encode"),
-        ("argparse", "Namespace"),
-        ("collections", "Counter"),
-        ("collections", "defaultdict"),
-        ("copyreg", "_reconstructor"),
-        ("copy_reg", "_reconstructor"),
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("pathlib", "PosixPath"),
-        ("pathlib", "WindowsPath"),
-        ("torch", "Size"),
-        ("torch", "device"),
-        ("typing", "Any"),
-    ]
+# With Python 2's names, which protocol 2 writes for int and str.
+_TYPES = "set frozenset list dict tuple int long float complex str unicode bytes bool bytearray".split()
+_INERT_NAMES = {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _TYPES}
+_INERT_NAMES.update(
+    """builtins.object __builtin__.object _codecs.encode argparse.Namespace collections.Counter
+    collections.defaultdict copyreg._reconstructor copy_reg._reconstructor numpy.dtype numpy.ndarray
+    numpy.core.multiarray.scalar numpy.core.multiarray._reconstruct numpy._core.multiarray.scalar
+    numpy._core.multiarray._reconstruct pathlib.PosixPath pathlib.WindowsPath torch.Size torch.device
+    typing.Any""".split()
 )
 
 
@@ -111,22 +93,7 @@ class Inert:
     def ignore(*args: Any) -> None:  # no `self`: a pickle may also call it on the class
         pass
 
-    __setstate__ = __setitem__ = append = extend = add = ignore
-
-
-class _Rebuilder:
-    """A callable that a pickle may call but not alter: BUILD finds a `__setstate__` that does nothing."""
-
-    __slots__ = ("_make",)
-
-    def __init__(self, make: Callable[..., TensorEntry]) -> None:
-        self._make = make
-
-    def __call__(self, *args: Any) -> TensorEntry:
-        return self._make(*args)
-
-    def __setstate__(self, state: Any) -> None:
-        pass
+    __setitem__ = append = extend = add = ignore
 
 
 def _entry(storage: Storage, offset: int, shape: Any, stride: Any, *rest: Any) -> TensorEntry:
@@ -157,8 +124,16 @@ _REBUILDERS = {
 }
 
 
-class RestrictedUnpickler(pickle.Unpickler):
+class _Tuple(tuple):
+    """As a key it is itself alone: the hash of a tuple within tuples, 300,000 deep, would end the process."""
+
+    __hash__ = object.__hash__
+
+
+class RestrictedUnpickler(pickle._Unpickler):
     """Unpickles plain data, `TensorEntry` and `Inert` objects, and nothing else.
+
+    It is Python's own unpickler in Python: in the one in C, ``PUT 500000000`` takes 8 GB for an array.
 
     Args:
         file: where the pickle starts.
@@ -170,6 +145,16 @@ class RestrictedUnpickler(pickle.Unpickler):
         self.path = path
         self.storages: dict[str, Storage] = {}
 
+    def _load_tuple(self, code: bytes) -> None:
+        pickle._Unpickler.dispatch[code[0]](self)
+        self.stack[-1] = _Tuple(self.stack[-1])
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+    for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+        dispatch[code[0]] = lambda self, code=code: self._load_tuple(code)
+    dispatch[pickle.BUILD[0]] = lambda self: self.stack.pop()  # no object needs its state, none is altered
+    del dispatch[pickle.BYTEARRAY8[0]]  # it makes an array as long as it says
+
     def find_class(self, module: str, name: str) -> Any:
         """Return our object for a global name of the file, compared as a whole: no walk along its dots.
 
@@ -179,24 +164,26 @@ class RestrictedUnpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch._utils" and name in _REBUILDERS:
-            return _Rebuilder(_REBUILDERS[name])
+            return _REBUILDERS[name]
         if module == "torch" and name in _STORAGE_TYPES:
             return StorageType(_STORAGE_TYPES[name])
         if module == "torch.storage" and name == "UntypedStorage":
             return StorageType(None)
         if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
             return vars(torch)[name]
-        if (module, name) in _INERT_NAMES or f"{module}.".startswith(_INERT_PACKAGES):
+        asked = f"{module}.{name}"
+        if asked in _INERT_NAMES or asked.startswith(_INERT_PACKAGES):
             return type("Inert", (Inert,), {})  # a new class each: Lightning uses classes as keys
-        asked = _printable(f"{module}.{name}")
-        raise UserError(f"refused to load {self.path}: it asks for {asked}, which weights never need")
+        raise UserError(
+            f"refused to load {self.path}: it asks for {_printable(asked)}, which weights never need"
+        )
 
     def persistent_load(self, pid: Any) -> Storage:
         """Return the record of the storage that a ``("storage", type, key, location, count)`` tuple names."""
         kind, storage_type, key, _location, count, *view = _checked(pid, tuple)
         if kind != "storage" or any(part is not None for part in view):
-            raise pickle.UnpicklingError(f"expected a storage, got {kind!r} {view}")
-        storage = Storage(str(key), _checked(storage_type, StorageType).dtype, _checked(count, int))
+            raise pickle.UnpicklingError("expected a storage, got something else")
+        storage = Storage(_checked(key, str), _checked(storage_type, StorageType).dtype, _checked(count, int))
         return self.storages.setdefault(storage.key, storage)
 
 
@@ -264,8 +251,11 @@ class PickledWeights:
         root = roots[0]
         if f"{root}constants.pkl" in names:
             raise UserError(f"refused to load {self.path}: it is a TorchScript program, not weights")
+        for record in archive.infolist():
+            if record.compress_type != zipfile.ZIP_STORED:
+                raise UserError(f"cannot read {self.path}: it is compressed, which torch.save never does")
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
-        self._require_byte_order(order.decode())
+        self._require_byte_order("little" if order == b"little" else "big")
         with archive.open(f"{root}data.pkl") as stream:
             unpickler = RestrictedUnpickler(stream, self.path)
             content = unpickler.load()
@@ -274,8 +264,6 @@ class PickledWeights:
 
     def _start_of(self, record: zipfile.ZipInfo, file: BinaryIO) -> int:
         """Return where a record's bytes start: behind 30 bytes of header, its name and an extra field."""
-        if record.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{record.filename} is compressed, which torch.save never does")
         file.seek(record.header_offset + 26)  # not through the map, which would hold the pages around it
         name_length, extra_length = struct.unpack("<HH", file.read(4))
         return record.header_offset + 30 + name_length + extra_length
@@ -316,7 +304,8 @@ def _state_dict_of(content: Any, path: Path) -> dict[str, TensorEntry]:
         raise UserError(f"cannot read {path}: expected named weights, got {kind}")
     entries = {key: e for key, e in content.items() if isinstance(key, str) and isinstance(e, TensorEntry)}
     if not entries:
-        keys = ", ".join(_printable(str(key)) for key in list(content)[:5]) or "an empty dict"
+        keys = [_printable(key) if isinstance(key, str) else "a key that is no name" for key in content]
+        keys = ", ".join(keys[:5]) or "an empty dict"
         raise UserError(f"cannot read {path}: expected named weights, got {keys}")
     for name, entry in entries.items():
         numbers = (entry.offset, *entry.shape, *entry.stride)

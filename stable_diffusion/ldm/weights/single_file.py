@@ -112,7 +112,7 @@ def open_file(path: Path) -> Weights:
         UserError: it is not a weights file, it is damaged, or it asks for code to run.
     """
     if not path.exists():
-        raise UserError(f"there is no file {path}{how_to_fetch(path).replace(' again', '')}")
+        raise UserError(f"there is no file {path}{how_to_fetch(path, 'fetch it')}")
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -173,7 +173,7 @@ def save_safetensors(
             file.write(numbers.flatten().view(torch.uint8).numpy())
 
 
-def how_to_fetch(path: Path) -> str:
-    """Return how to fetch a published file again; nothing for any other."""
+def how_to_fetch(path: Path, words: str = "fetch it again") -> str:
+    """Return how to fetch a published file; nothing for any other."""
     script = next((script for start, script in _DOWNLOADS.items() if path.name.startswith(start)), None)
-    return f"; fetch it again with: bash {script}" if script else ""
+    return f"; {words} with: bash {script}" if script else ""
