@@ -22,7 +22,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.arguments import Parser, whole_number
+from ldm.arguments import Parser, config_file, whole_number
 from ldm.device import keep_freed_memory
 from ldm.util import UserError, instantiate_from_config, run_main
 
@@ -58,6 +58,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         "--base",
         nargs="*",
         default=[],
+        type=config_file,
         metavar="YAML",
         help="config files, merged from left to right (default: the config of the run that --resume names)",
     )

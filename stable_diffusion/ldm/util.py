@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldm.commands import as_typed
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -145,13 +147,14 @@ def run_main(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(as_typed(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        print(f"error: expected {package}: pip install -e '.[{EXTRAS[package]}]'", file=sys.stderr)
+        command = as_typed(f"pip install -e '.[{EXTRAS[package]}]'")
+        print(f"error: expected {package}: {command}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
