@@ -1,4 +1,4 @@
-"""What stands beside `ldm` in the wheel: the programs and what they read, in one folder as in the checkout."""
+"""What stands beside `ldm` in the wheel: the programs and what they read, in one folder."""
 
 from typing import Any
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib
 import logging
 import pickle
 import re
@@ -24,17 +23,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm.arguments import Parser, config_file, whole_number
 from ldm.device import keep_freed_memory
-from ldm.util import UserError, instantiate_from_config, run_main
+from ldm.util import PUBLISHED, UserError, get_obj_from_str, instantiate_from_config, run_main
 
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
-PUBLISHED = {"DataModuleFromConfig": "ldm.training.data", "ImageLogger": "ldm.training.callbacks"}
 
 
 def __getattr__(name: str) -> Any:
     """What configs name main.DataModuleFromConfig and main.ImageLogger; Lightning takes seconds to import."""
-    if name not in PUBLISHED:
+    if f"main.{name}" not in PUBLISHED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(PUBLISHED[name]), name)
+    return get_obj_from_str(f"main.{name}")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""The command `ip2p`: its first word names a program, which this Python runs as a script with the words after."""
+"""The command `ip2p`: its first word names a program, which runs as a script with the words that follow."""
 
 from __future__ import annotations
 

@@ -11,13 +11,17 @@ COMMANDS = {
     "app": ("edit_app.py", "serve the page on which pictures are edited"),
     "train": ("main.py", "train the model that YAML files describe"),
     "convert": ("scripts/convert_checkpoint.py", "move weights between formats"),
-    "triples": ("dataset_creation/generate_txt_dataset.py", "make captions, instructions and edited captions"),
+    "triples": (
+        "dataset_creation/generate_txt_dataset.py",
+        "write captions, instructions and edited captions",
+    ),
     "pairs": ("dataset_creation/generate_img_dataset.py", "make pairs of pictures from them"),
     "prepare": ("dataset_creation/prepare_dataset.py", "list the pairs of a dataset for training"),
     "validate": ("dataset_creation/validate_dataset.py", "say whether a dataset is whole"),
     "metrics": ("metrics/compute_metrics.py", "measure a model over guidance scales"),
 }
-STARTED_AS = "IP2P_COMMAND"  # in the environment of a program that `ip2p` has started: "ip2p edit" and the like
+# In the environment of a program that `ip2p` has started: "ip2p edit" and the like.
+STARTED_AS = "IP2P_COMMAND"
 INSTEAD = {
     **{f"python {program}": f"ip2p {word}" for word, (program, _) in COMMANDS.items()},
     "bash scripts/download_checkpoints.sh": (
@@ -28,7 +32,7 @@ INSTEAD = {
 
 
 def as_typed(text: str) -> str:
-    """A text whose command lines are those of the checkout, with those of `ip2p` for who started it by that."""
+    """A text with command lines of the checkout, or in a program that `ip2p` has started with its own."""
     if STARTED_AS in os.environ:
         for checkout, installed in INSTEAD.items():
             words = r"\s+".join(map(re.escape, checkout.split()))  # which a help may have put on two lines

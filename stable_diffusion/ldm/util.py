@@ -25,6 +25,14 @@ EXTRAS = {
     **dict.fromkeys(("diffusers", "accelerate"), "benchmark"),
 }
 
+# What published configs name, and where it is; a wheel has no modules of these names.
+PUBLISHED = {
+    "main.DataModuleFromConfig": "ldm.training.data.DataModuleFromConfig",
+    "main.ImageLogger": "ldm.training.callbacks.ImageLogger",
+    "edit_dataset.EditDataset": "ldm.data.edit_dataset.EditDataset",
+    "edit_dataset.EditDatasetEval": "ldm.data.edit_dataset.EditDatasetEval",
+}
+
 
 class UserError(ValueError):
     """A mistake of the user's: programs print the message in one line and exit with code 2."""
@@ -39,7 +47,7 @@ def get_obj_from_str(target: str) -> Any:
     words = target.split(".") if isinstance(target, str) else []
     if len(words) < 2 or not all(word.isidentifier() for word in words):
         raise UserError(f"config target: expected 'package.module.Name', got {target!r}")
-    module_name, _, name = target.rpartition(".")
+    module_name, _, name = PUBLISHED.get(target, target).rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
