@@ -20,7 +20,6 @@ from ldm.arguments import (
     Parser,
     add_clip_options,
     add_precision_option,
-    config_file,
 )
 from ldm.pictures.safety import BLUR_OVER
 from ldm.util import UserError, run_main
@@ -65,7 +64,6 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--config",
-        type=config_file,
         default=str(SD_CONFIG),
         metavar="FILE",
         help="YAML file of the model (default: that of Stable Diffusion 1.5)",
