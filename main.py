@@ -11,7 +11,6 @@ LOGDIR/PROJECT/CONFIG_NAME; the same command again goes on from its last checkpo
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import re
 import sys
@@ -20,18 +19,23 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ldm.arguments import Parser, whole_number
-from ldm.util import UserError, instantiate_from_config, run_main
+from ldm.arguments import Parser, config_file, whole_number
+from ldm.util import (
+    PUBLISHED,
+    UserError,
+    get_obj_from_str,
+    instantiate_from_config,
+    run_main,
+)
 
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
-PUBLISHED = {"DataModuleFromConfig": "ldm.training.data", "ImageLogger": "ldm.training.callbacks"}
 
 
 def __getattr__(name: str) -> Any:
     """What configs name main.DataModuleFromConfig and main.ImageLogger; Lightning takes seconds to import."""
-    if name not in PUBLISHED:
+    if f"main.{name}" not in PUBLISHED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(PUBLISHED[name]), name)
+    return get_obj_from_str(f"main.{name}")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("run").add_argument
     add("-n", "--name", default="", help="name of the run (default: none)")
     text = "config files, merged from left to right (default: the config of the run that --resume names)"
-    add("-b", "--base", nargs="*", default=[], metavar="YAML", help=text)
+    add("-b", "--base", nargs="*", default=[], type=config_file, metavar="YAML", help=text)
     text = "run folder or checkpoint to go on from (default: the last checkpoint of this run, if any)"
     add("-r", "--resume", default="", metavar="PATH", help=text)
     add("-l", "--logdir", default="logs", metavar="DIR", help="where runs are kept (default: %(default)s)")

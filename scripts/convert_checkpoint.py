@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ldm.arguments import Parser
+from ldm.arguments import Parser, config_file
 from ldm.util import UserError, run_main
 
 
@@ -32,7 +32,7 @@ def output_path(text: str) -> Path:
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser.of(__doc__)
     add = parser.add_argument_group("files").add_argument
-    add("--config", required=True, metavar="FILE", help="YAML of the model")
+    add("--config", required=True, type=config_file, metavar="FILE", help="YAML of the model")
     text = "weights to read: .ckpt, .safetensors, a diffusers folder, or its name on the hub"
     add("--ckpt", required=True, metavar="FILE", help=text)
     add("--vae-ckpt", metavar="FILE", help="autoencoder weights to use instead (default: those in --ckpt)")

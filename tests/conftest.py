@@ -34,6 +34,7 @@ LONGEST = (
     "test_overfit",
     "test_embedded_model",
     "test_generate_img",
+    "test_package",
     "test_edit_app",
     "test_compute_metrics",
     "test_folders_everywhere",

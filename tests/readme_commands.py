@@ -115,7 +115,7 @@ LINKED = """
     benchmarks configs dataset_creation metrics scripts stable_diffusion/configs stable_diffusion/ldm
     edit_app.py edit_cli.py edit_dataset.py main.py prompt_app.py
     requirements.txt requirements-test.txt requirements-no-deps.txt environment.yaml pyproject.toml
-    LICENSE Makefile NOTICE README.md
+    hatch_build.py LICENSE Makefile NOTICE README.md
 """.split()
 
 
@@ -127,8 +127,8 @@ def write_workplace(folder: Path) -> None:
     (folder / SD).mkdir(parents=True)
     for name in LINKED:
         (folder / name).symlink_to(ROOT / name)
-    for name in ("imgs/example.jpg", "checkpoints/avatars.safetensors"):
-        (folder / name).parent.mkdir()
+    for name in ("imgs/example.jpg", "checkpoints/avatars.safetensors", "checkpoints/README.md"):
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     shutil.copy(ROOT / "imgs/example.jpg", folder / "photo.jpg")
     _write_models(folder)

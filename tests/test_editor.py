@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 from torch import Tensor
 
@@ -243,6 +244,26 @@ def test_mistakes_in_a_config_are_one_line(tmp_path: Path, block: str, words: st
     with pytest.raises(UserError) as found:
         Sampling.from_config(file), About.from_config(file)
     assert words in str(found.value) and str(file) in str(found.value) and "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["published.ckpt", "published.safetensors"])
+def test_the_hubs_cache_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    """By the layout that its own library reads; the newest is taken, and `checkpoints/` comes first."""
+    model = tmp_path / "models--timbrooks--instruct-pix2pix"
+    for commit in ("old", "new"):
+        (model / "snapshots" / commit).mkdir(parents=True)
+        (model / "snapshots" / commit / name).touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(editor_module, "PUBLISHED", tmp_path / "published.ckpt")
+    config = editor_module.CONFIG
+    assert find_model("own.yaml").ckpt == tmp_path / "published.ckpt"  # no commit is known
+    (model / "refs").mkdir()
+    (model / "refs/main").write_text("new")
+    cached = try_to_load_from_cache("timbrooks/instruct-pix2pix", name, cache_dir=tmp_path)
+    assert find_model() == (config, model / "snapshots/new" / name, None)
+    assert str(find_model().ckpt) == cached
+    (tmp_path / "published.safetensors").touch()
+    assert find_model() == (config, tmp_path / "published.safetensors", None)
 
 
 def test_empty_instruction_only_resizes(editor: ImageEditor, picture: Image.Image):

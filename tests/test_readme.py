@@ -226,6 +226,7 @@ ROWS = (
     Row("edit_cli.py imgs/output.jpg", program, leaves="imgs/output.jpg"),
     Row("edit_cli.py imgs/output.png", program, leaves="imgs/output.png"),
     Row("edit_cli.py edited.jpg", program, leaves="edited.jpg"),
+    Row("ip2p edit", shell, "--steps 5", "edited.jpg", "time"),
     Row("edit_app.py --auth", served, EMBEDDED, reason="weights"),
     Row("edit_app.py", served, EMBEDDED, reason="weights"),
     Row("main.py configs/avatars/decoder.yaml", program, f"{VALIDATED} {FEW}",

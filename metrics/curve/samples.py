@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from edit_dataset import EditDatasetEval
+from ldm.data.edit_dataset import EditDatasetEval
 from ldm.data.formats import INDEX, SHARES, read_picture, split_examples
 from ldm.data.hub import open_table, picture_bytes
 from ldm.pictures.fitting import to_tensor

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ldm.commands import STARTED_AS, as_typed
 from ldm.files import ROOT
 from ldm.sampling.options import LIMITS, RANDOM_SEEDS, SCHEDULES, Sampling
 from ldm.util import UserError
@@ -26,7 +28,10 @@ SD_VAE_CKPT = "stable_diffusion/models/ldm/stable-diffusion-v1/vae-ft-mse-840000
 
 
 class Parser(argparse.ArgumentParser):
-    """Mistakes are one line, as `run_main` prints them."""
+    """Mistakes are one line, as `run_main` prints them; the name is that which the program was started by."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"prog": os.environ.get(STARTED_AS), **options})
 
     @classmethod
     def of(cls, text: str, usage: str | None = None) -> Parser:
@@ -35,8 +40,17 @@ class Parser(argparse.ArgumentParser):
         form = argparse.RawDescriptionHelpFormatter
         return cls(description=about, epilog=notes, usage=usage, formatter_class=form)
 
+    def format_help(self) -> str:
+        return as_typed(super().format_help())
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists all options)")
+
+
+def config_file(name: str) -> str:
+    """An argparse type for a YAML file: where there is none of that name, the one that the project brings."""
+    brought = ROOT / name
+    return str(brought) if not Path(name).exists() and brought.is_file() else name
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:
@@ -125,6 +139,7 @@ def add_model_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--config",
+        type=config_file,
         metavar="FILE",
         help="YAML file of the model (default: configs/generate.yaml, or the embedded model's own)",
     )

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm.commands import as_typed
 from ldm.device import (
     DTYPES,
     choose_device,
@@ -28,11 +29,12 @@ from ldm.sampling.samplers import DEFAULT, Callback, sample, sample_euler_ancest
 from ldm.sampling.schedule import schedule_sigmas
 from ldm.util import UserError
 from ldm.weights.loading import load_for_sampling
-from ldm.weights.opening import either_suffix, open_weights
+from ldm.weights.opening import open_weights, published_file
 from ldm.weights.single_file import Weights
 
 CONFIG = ROOT / "configs/generate.yaml"
 PUBLISHED = ROOT / "checkpoints/instruct-pix2pix-00-22000.ckpt"
+PUBLISHER = "timbrooks/instruct-pix2pix"  # on the hub
 EMBEDDED_CONFIG = ROOT / "configs/avatars/edit.yaml"
 EMBEDDED = ROOT / "checkpoints/avatars.safetensors"
 EMBEDDED_NOTICE = (
@@ -53,15 +55,16 @@ def find_model(config: str | Path | None = None, ckpt: str | Path | None = None)
     """Choose the files of a model where the user leaves them open.
 
     A given `ckpt` goes with `config`, by default the published one. Without `ckpt` it is the published
-    checkpoint; with neither given and that not downloaded, or with its own `config`, the embedded model.
+    checkpoint, in `checkpoints/` or the hub's cache; with neither given and that not downloaded, or with its
+    own `config`, the embedded model.
     """
     if ckpt is not None:
         return ModelFiles(Path(config or CONFIG), Path(ckpt))
     if config is not None and Path(config).resolve() == EMBEDDED_CONFIG:
         return ModelFiles(EMBEDDED_CONFIG, EMBEDDED)
-    published = either_suffix(PUBLISHED)
+    published = published_file(PUBLISHED, PUBLISHER)
     if config is None and not published.is_file() and EMBEDDED.is_file():
-        return ModelFiles(EMBEDDED_CONFIG, EMBEDDED, EMBEDDED_NOTICE)
+        return ModelFiles(EMBEDDED_CONFIG, EMBEDDED, as_typed(EMBEDDED_NOTICE))
     return ModelFiles(Path(config or CONFIG), published)
 
 

@@ -1,4 +1,4 @@
-"""Files of the project and of the user: where the checkout is, and writing that leaves no half of a file."""
+"""Files of the project and of the user: where the former are, and writing that leaves no half of a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 from ldm.util import UserError
 
-ROOT = Path(__file__).resolve().parents[2]  # of the checkout
+_LDM = Path(__file__).resolve().parent
+_INSTALLED = _LDM.with_name("ip2p")  # beside `ldm` in a wheel; it holds what the checkout does, as it does
+ROOT = _INSTALLED if _INSTALLED.is_dir() else _LDM.parents[1]
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 
 

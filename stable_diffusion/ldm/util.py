@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldm.commands import as_typed
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -19,6 +21,14 @@ EXTRAS = {
     **dict.fromkeys(("open_clip", "matplotlib", "timm", "torchvision"), "metrics"),
     **dict.fromkeys(("gradio", "gradio_client"), "app"),
     **dict.fromkeys(("diffusers", "accelerate"), "benchmark"),
+}
+
+# What published configs name, and where it is; a wheel has no modules of these names.
+PUBLISHED = {
+    "main.DataModuleFromConfig": "ldm.training.data.DataModuleFromConfig",
+    "main.ImageLogger": "ldm.training.callbacks.ImageLogger",
+    "edit_dataset.EditDataset": "ldm.data.edit_dataset.EditDataset",
+    "edit_dataset.EditDatasetEval": "ldm.data.edit_dataset.EditDatasetEval",
 }
 
 
@@ -35,7 +45,7 @@ def get_obj_from_str(target: str) -> Any:
     words = target.split(".") if isinstance(target, str) else []
     if len(words) < 2 or not all(word.isidentifier() for word in words):
         raise UserError(f"config target: expected 'package.module.Name', got {target!r}")
-    module_name, _, name = target.rpartition(".")
+    module_name, _, name = PUBLISHED.get(target, target).rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -142,13 +152,14 @@ def run_main(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(as_typed(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        print(f"error: expected {package}: pip install -e '.[{EXTRAS[package]}]'", file=sys.stderr)
+        command = as_typed(f"pip install -e '.[{EXTRAS[package]}]'")
+        print(f"error: expected {package}: {command}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

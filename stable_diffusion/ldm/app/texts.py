@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ldm.commands import as_typed
 from ldm.util import UserError
 
 LANGUAGES = ("en", "ja")
+DOWNLOAD = as_typed("bash scripts/download_checkpoints.sh")
 
 INTERFACE = {  # key → (English, Japanese); fixed when the page is served
     "title": ("Edit pictures by instruction", "ことばで画像を編集"),
@@ -17,9 +19,9 @@ INTERFACE = {  # key → (English, Japanese); fixed when the page is served
     ),
     "embedded": (
         "This is the small embedded model: it edits drawn avatars, best at 64 px. "
-        "For photographs fetch the published one with <code>bash scripts/download_checkpoints.sh</code>.",
+        f"For photographs fetch the published one with <code>{DOWNLOAD}</code>.",
         "付属の小型モデルで動作中です。イラストのアバター専用で、64 px が最適です。"
-        "写真の編集には <code>bash scripts/download_checkpoints.sh</code> で公開モデルを入手してください。",
+        f"写真の編集には <code>{DOWNLOAD}</code> で公開モデルを入手してください。",
     ),
     "checked": (
         "A safety checker blurs results that it takes for pornographic; it knows no other harm, and errs "
