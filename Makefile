@@ -36,6 +36,7 @@ check: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	@$(VENV)/bin/python -m ruff check .
 	@$(VENV)/bin/python -m ruff format --check .
+	@$(VENV)/bin/python -m mypy
 	@$(VENV)/bin/python -m codespell_lib
 
 clean:

@@ -159,7 +159,7 @@ def apply_edits(
         if in_turn and results:
             picture = results[-1]
             # Its own size: one that is no multiple of 64 would be fitted to the model's again.
-            sampling = replace(sampling, seed=sampling.seed + 1, resolution=max(picture.size))
+            sampling = replace(sampling, seed=(sampling.seed or 0) + 1, resolution=max(picture.size))
         results.append(editor.edit(picture, edit, sampling, callback=callback))
     return results
 
@@ -227,7 +227,7 @@ def main() -> None:
         print(files.notice, file=sys.stderr)
     sampling = Sampling.from_arguments(args, Sampling.from_config(files.config)).seeded()
     sampling.check()
-    edits = args.edit or About.from_config(files.config).draw(SURPRISES, sampling.seed)
+    edits = args.edit or About.from_config(files.config).draw(SURPRISES, sampling.drawn_seed())
     editor, facts = load_editor(args, files)
     settings = {
         **asdict(sampling),

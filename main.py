@@ -42,7 +42,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line; ``nested.key=value`` words, wherever they stand, are kept as `overrides`."""
     argv = sys.argv[1:] if argv is None else argv
     parser = Parser.of(__doc__, usage="%(prog)s [-h] [options] [KEY=VALUE ...]")
-    switch = {"nargs": "?", "const": True, "default": False, "type": _boolean, "metavar": "BOOL"}
+    switch: dict[str, Any] = {
+        "nargs": "?",
+        "const": True,
+        "default": False,
+        "type": _boolean,
+        "metavar": "BOOL",
+    }
 
     add = parser.add_argument_group("run").add_argument
     add("-n", "--name", default="", help="name of the run (default: none)")

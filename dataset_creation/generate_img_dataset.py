@@ -175,7 +175,17 @@ def main() -> None:
     from dataset_creation.pairs.sampler import Ranges
 
     source = read_source(args.replay or args.prompts_file, replay=bool(args.replay))
-    same = ("config", "ckpt", "device", "precision", "steps", "resolution", "seed", "n_samples", "batch_size")
+    same: tuple[str, ...] = (
+        "config",
+        "ckpt",
+        "device",
+        "precision",
+        "steps",
+        "resolution",
+        "seed",
+        "n_samples",
+        "batch_size",
+    )
     same += ("clip_model", "clip_pretrained", "clip_weights")
     maker = MakerOptions(
         vae_ckpt=None if args.vae_ckpt.lower() == "none" else args.vae_ckpt,
@@ -187,7 +197,7 @@ def main() -> None:
         **{name: getattr(args, name) for name in same},
     )
     if args.replay:  # nothing is drawn, rated or dropped
-        most = max(1, *(len(task.lines) for task in source.tasks))
+        most = max(1, *(len(task.lines or ()) for task in source.tasks))
         maker = replace(maker, n_samples=most, limit=most, thresholds=Thresholds(0, 0, 0), nsfw_limit=None)
     options = pair_run.RunOptions(
         maker, Path(args.out_dir), args.n_partitions, args.partition, args.format == "webdataset"

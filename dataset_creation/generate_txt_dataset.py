@@ -124,7 +124,15 @@ def options_of(args: argparse.Namespace) -> RunOptions:
     if args.price_input is not None and not min(args.price_input, args.price_output) >= 0:
         raise UserError("--price-input and --price-output: expected at least 0")
     prices = None if args.price_input is None else (args.price_input, args.price_output)
-    same = ("captions", "caption_column", "url_column", "num_samples", "seed", "num_partitions", "partition")
+    same: tuple[str, ...] = (
+        "captions",
+        "caption_column",
+        "url_column",
+        "num_samples",
+        "seed",
+        "num_partitions",
+        "partition",
+    )
     same += ("moderation", "wordlist", "concurrency")
     return RunOptions(
         output=args.output or f"data/triples-{args.partition}-of-{args.num_partitions}.jsonl",

@@ -57,6 +57,7 @@ class ClipSimilarity(nn.Module):
 
     mean: Tensor
     std: Tensor
+    network: Any  # open_clip's, of several classes
 
     def __init__(
         self,

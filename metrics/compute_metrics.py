@@ -161,7 +161,7 @@ def load_method(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     about: dict[str, Any] = {}
     if args.method == "sdedit":
         model = load_text_to_image(config, ckpt, args.vae_ckpt, args.device, args.precision)
-        method = SDEdit(model, sampling)
+        method: SDEdit | InstructPix2Pix = SDEdit(model, sampling)
     else:
         editor, about = load_editor(args, files)
         method = InstructPix2Pix(editor, sampling)

@@ -66,7 +66,7 @@ def _thing(phrase: str) -> tuple[str, ...]:
 @cache
 def _attribute_of() -> dict[tuple[str, ...], str]:
     """Which attribute the words of any style belong to."""
-    found = {("clothes",): "clothes"}
+    found: dict[tuple[str, ...], str] = {("clothes",): "clothes"}
     for style in styles().values():
         for name, values in style.attributes.items():
             if name in ("skin", "expression", "background") or name in COLOR_OF.values():

@@ -37,7 +37,7 @@ def avataaars() -> Style:
         "a {c} v-neck shirt": ("shirtVNeck", "shirt"), "a plain {c} t-shirt": ("shirtCrewNeck", "t-shirt"),
     }, clothingGraphic=["bear"])  # fmt: skip
     for image in ("bear", "bat", "skull"):
-        options = {"clothing": ["graphicShirt"], "clothingGraphic": [image]}
+        options: dict[str, object] = {"clothing": ["graphicShirt"], "clothingGraphic": [image]}
         clothes[f"{image} t-shirt"] = Value(f"a {{c}} t-shirt with a {image} on it", options)
     return Style(
         name="avataaars",

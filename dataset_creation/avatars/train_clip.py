@@ -14,11 +14,11 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ldm.arguments import Parser, add_settings
@@ -97,7 +97,7 @@ class Trainer:
     """
 
     def __init__(
-        self, network: nn.Module, tokenize: Tokenizer, pictures: Pictures, steps: int, people: int, seed: int
+        self, network: Any, tokenize: Tokenizer, pictures: Pictures, steps: int, people: int, seed: int
     ) -> None:
         from open_clip.loss import ClipLoss
 
@@ -170,7 +170,7 @@ class Trainer:
         }
 
 
-def normalised(network: nn.Module, pixels: Tensor) -> Tensor:
+def normalised(network: Any, pixels: Tensor) -> Tensor:
     """Pictures [N, 3, H, W] uint8 as the network wants them, in float32."""
     mean, std = (
         torch.tensor(network.visual.preprocess_cfg[name]).view(3, 1, 1) * 255 for name in ("mean", "std")
@@ -179,7 +179,7 @@ def normalised(network: nn.Module, pixels: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def retrieval(network: nn.Module, tokenize: Tokenizer, pictures: Pictures) -> dict[str, float]:
+def retrieval(network: Any, tokenize: Tokenizer, pictures: Pictures) -> dict[str, float]:
     """How often held-out pictures are nearest to their own caption.
 
     Returns:

@@ -96,7 +96,9 @@ def _hand_out(ray: Any, start: Any, tasks: list[Task], actors: int) -> Iterator[
 def with_absolute_paths(options: MakerOptions) -> MakerOptions:
     """The same files for a process that works in another folder."""
     names = ("config", "ckpt", "vae_ckpt", "clip_weights")
-    paths = {name: str(Path(value).absolute()) for name in names if (value := getattr(options, name))}
+    paths: dict[str, Any] = {
+        name: str(Path(value).absolute()) for name in names if (value := getattr(options, name))
+    }
     clip_model = options.clip_model
     if Path(clip_model).is_file():
         clip_model = str(Path(clip_model).absolute())

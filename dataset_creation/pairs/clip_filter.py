@@ -33,7 +33,7 @@ class Similarities:
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> Similarities | None:
         """Those in a line of ``metadata.jsonl``, if they are there."""
-        values = [line.get(name) for name in cls.__dataclass_fields__]
+        values: list[Any] = [line.get(name) for name in cls.__dataclass_fields__]
         return cls(*values) if all(isinstance(value, int | float) for value in values) else None
 
 

@@ -66,6 +66,7 @@ class PairFolder:
         pictures = {
             name: jpeg(picture)
             for sample in kept
+            if sample.pictures is not None
             for name, picture in zip(pair_names(sample.settings.seed), sample.pictures, strict=True)
         }
         folder = self.root / folder_name(made.prompt.number)

@@ -25,7 +25,8 @@ from ldm.sampling.samplers import DEFAULT
 from ldm.util import UserError
 from ldm.weights.loading import load_for_sampling
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 NSFW = "nsfw"  # the reason why a sample was dropped, beside the thresholds' names
 # Of a sample in a step of denoising, by the size of the network's largest feature map: a generous guess.
 FEATURE_MAPS = 64
@@ -210,7 +211,8 @@ class PairMaker:
         allowed = [i for i, sample in enumerate(samples) if NSFW not in reasons(sample, self.options)]
         if not self.options.needs_clip:
             return allowed[: self.options.limit]
-        best = choose([samples[i].similarities for i in allowed], self.options.thresholds, self.options.limit)
+        rated: list[Any] = [samples[i].similarities for i in allowed]  # by CLIP, all of them
+        best = choose(rated, self.options.thresholds, self.options.limit)
         return [allowed[i] for i in best]
 
     def _smaller_batch(self, error: Exception) -> None:
@@ -230,8 +232,8 @@ class PairMaker:
 def reasons(sample: Sample, options: MakerOptions) -> list[str]:
     """Why a sample is dropped, whatever its rank; empty if it is not."""
     found = failed(sample.similarities, options.thresholds) if sample.similarities else []
-    unfit = options.nsfw_limit is not None and sample.nsfw_score is not None
-    return found + ([NSFW] if unfit and sample.nsfw_score > options.nsfw_limit else [])
+    limit, score = options.nsfw_limit, sample.nsfw_score
+    return found + ([NSFW] if limit is not None and score is not None and score > limit else [])
 
 
 def to_uint8(pictures: Tensor) -> np.ndarray:

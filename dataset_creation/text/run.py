@@ -130,7 +130,7 @@ async def _run(options: RunOptions, progress: bool) -> Report:
 def _settings(options: RunOptions, captions: Captions, model: LanguageModel) -> dict[str, Any]:
     """What decides which captions are taken and what they are answered, for the journal."""
     chat = model.api == "chat"
-    first = [caption.text for caption in captions.rows(range(min(FIRST, len(captions))))]
+    first = [caption.text for caption in captions.rows(list(range(min(FIRST, len(captions)))))]
     return {
         "captions": Path(options.captions).name,  # the folder may be another one on another machine
         "first captions": _digest(first),

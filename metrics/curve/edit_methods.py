@@ -56,6 +56,7 @@ class InstructPix2Pix:
         self.device, self.precision = editor.device, editor.precision
 
     def edit(self, samples: Sequence[EvalSample], setting: Setting, seeds: Sequence[int]) -> Tensor:
+        assert setting.scale_image is not None, "a setting of SDEdit"
         sampling = replace(self.sampling, cfg_text=setting.scale_text, cfg_image=setting.scale_image)
         return self.editor.edit_batch(
             stacked(samples, self),
@@ -78,6 +79,7 @@ class SDEdit:
         self.precision = precision_of(weight)
 
     def edit(self, samples: Sequence[EvalSample], setting: Setting, seeds: Sequence[int]) -> Tensor:
+        assert setting.strength is not None, "a setting of InstructPix2Pix"
         return sdedit_batch(
             self.model,
             stacked(samples, self),

@@ -16,6 +16,7 @@ from metrics.curve.curves import BANDED, CONFIDENCE, Curve, decimal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SIZE = (6.4, 4.8)  # inches
 DPI = 200  # of a PNG
@@ -69,7 +70,7 @@ def draw(curves: Sequence[Curve], files: Sequence[Path]) -> None:
         axes.legend(
             axes.get_lines(), labels, title=key, title_fontsize="small", alignment="left", framealpha=1
         )
-        _write_scales(axes, curves)
+        _write_scales(figure, axes, curves)
         for file in files:
             with replacing(file) as part:
                 form = file.suffix[1:]
@@ -77,12 +78,12 @@ def draw(curves: Sequence[Curve], files: Sequence[Path]) -> None:
                 figure.savefig(part, format=form, dpi=DPI, metadata=undated)
 
 
-def _write_scales(axes: Axes, curves: Sequence[Curve]) -> None:
+def _write_scales(figure: Figure, axes: Axes, curves: Sequence[Curve]) -> None:
     """Write at the points which scale they are of, the ends of curves first, wherever there is room."""
-    axes.figure.draw_without_rendering()  # places everything
+    figure.draw_without_rendering()  # places everything
     places = [np.stack([curve.means[name] for name in BANDED], axis=1) for curve in curves]  # [K, 2] of each
     markers = axes.transData.transform(np.concatenate(places))
-    taken = [axes.get_legend().get_window_extent()]
+    taken = [axes.legend_.get_window_extent()] if axes.legend_ else []
     points = [
         (min(k, len(curve.scales) - 1 - k), line.get_color(), decimal(scale), place)
         for line, curve, of_curve in zip(axes.get_lines(), curves, places, strict=True)

@@ -165,7 +165,7 @@ def _picture(
     source = edit.source
     if isinstance(source, str):
         source = open_image(folder / f"{source}.png")
-    output = editor.edit(source, edit.instruction, sampling, seed=derived_seed(sampling.seed, edit.name))
+    output = editor.edit(source, edit.instruction, sampling, seed=derived_seed(sampling.seed or 0, edit.name))
     save_image(output, file, settings)
     return output
 

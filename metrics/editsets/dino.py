@@ -6,6 +6,7 @@ H W pixels.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -34,6 +35,7 @@ class Dino(nn.Module):
 
     mean: Tensor
     std: Tensor
+    network: Any  # timm's
 
     def __init__(self, weights: str | Path | None = None, device: str | torch.device = "cpu") -> None:
         super().__init__()

@@ -9,12 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ldm.data.hub import open_table
+from ldm.data.hub import Kind, open_table
 from ldm.util import UserError
 from metrics.editsets.benchmark import Benchmark, Edit, Unit, digest, read_cell
 
 TEXTS = ("instruction", "task", "split", "hash", "input_caption", "output_caption")
-COLUMNS = (("idx", "whole numbers"), ("image", "pictures"), *((name, "text") for name in TEXTS))
+COLUMNS: tuple[tuple[str, Kind], ...] = (
+    ("idx", "whole numbers"),
+    ("image", "pictures"),
+    *((name, "text") for name in TEXTS),
+)
 SCORES = {
     "CLIP dir": "clip_direction",
     "CLIP img": "clip_image",

@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ldm.data.hub import open_table
+from ldm.data.hub import Kind, open_table
 from ldm.util import UserError
 from metrics.editsets.benchmark import Benchmark, Edit, Unit, digest, read_cell
 
-COLUMNS = (
+COLUMNS: tuple[tuple[str, Kind], ...] = (
     ("img_id", "text"),
     ("turn_index", "whole numbers"),
     ("source_img", "pictures"),
@@ -65,8 +65,8 @@ def read_magicbrush(
         if set(rows) != set(range(1, count + 1)):
             got = ", ".join(map(str, rows))
             raise UserError(f"dataset {path}, session {session}: expected turns 1 to {count}, got {got}")
-        for turn in rows if texts is not None else ():
-            if _caption_key(session, turn) not in texts.get(session, {}):
+        for turn in rows:
+            if texts is not None and _caption_key(session, turn) not in texts.get(session, {}):
                 raise UserError(f"{captions}: expected a text for {_caption_key(session, turn)}, got none")
         single, multi = _names(session, count)
         names = single + multi[1:]

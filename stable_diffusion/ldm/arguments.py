@@ -102,7 +102,7 @@ def add_sampling_options(group: argparse._ArgumentGroup, *names: str, **helps: s
     """
     own = "the model's own, {} for the published one, {} for the embedded one".format
     scale = {"type": finite_number, "metavar": "SCALE"}
-    size, steps, seed = (whole_number(*LIMITS[name]) for name in ("resolution", "steps", "seed"))
+    size, steps, seed = (whole_number(*map(int, LIMITS[name])) for name in ("resolution", "steps", "seed"))
     known: dict[str, tuple[str, str, dict[str, Any]]] = {  # name → what it is, its default, its form
         "resolution": (
             "about the longer side of the result, 64 to 8192; both sides become multiples of 64",

@@ -36,5 +36,5 @@ def as_typed(text: str) -> str:
     if STARTED_AS in os.environ:
         for checkout, installed in INSTEAD.items():
             words = r"\s+".join(map(re.escape, checkout.split()))  # which a help may have put on two lines
-            text = re.sub(words, lambda _, installed=installed: installed, text)
+            text = re.sub(words, installed.replace("\\", r"\\"), text)
     return text

@@ -184,7 +184,7 @@ class ImageEditor:
         kinds = {(sampling.steps, sampling.sampler, sampling.schedule) for sampling in samplings}
         assert len(kinds) == 1, f"expected edits of one kind, got {kinds}"
         ((steps, sampler, schedule),) = kinds
-        seeds = [sampling.seeded().seed for sampling in samplings]
+        seeds = [sampling.drawn_seed() for sampling in samplings]
         if global_noise:
             torch.manual_seed(*seeds)
         noise = ExampleNoise([None]) if global_noise else ExampleNoise.seeded(seeds, self.device)

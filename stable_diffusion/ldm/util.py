@@ -70,8 +70,8 @@ def read_config(config: DictConfig | Mapping[str, Any] | str | Path) -> Any:
     from yaml import YAMLError
 
     try:
-        config = OmegaConf.load(config) if source else config
-        return OmegaConf.create(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
+        content: Any = OmegaConf.load(config) if isinstance(config, str | Path) else config
+        return OmegaConf.create(OmegaConf.to_container(OmegaConf.create(content), resolve=True))
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"cannot read configuration{source}: {one_line(error)}") from error
 
@@ -133,7 +133,7 @@ def read_block(content: Any, source: str | Path, name: str, factory: Callable[..
 
 def one_line(error: BaseException) -> str:
     """What went wrong, in one line; of a file that cannot be used, in the system's words."""
-    if getattr(error, "strerror", None):
+    if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 

@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Any
@@ -97,11 +97,11 @@ class Actions:
 
     def connect(self, blocks: gr.Blocks) -> None:
         """Have these methods answer the events of the page, within its `gr.Blocks`."""
-        page, everything = self.page, set(self.page)
+        page, everything = self.page, list(self.page)
         asked = (page.count, page.seed_mode, page.cfg_mode, page.instruction, page.input)
-        values = {*page.settings.values(), *asked, page.current, page.chain, page.records}
+        values: Any = {*page.settings.values(), *asked, page.current, page.chain, page.records}
         # Without preprocessing, no file is opened before it has been judged.
-        common = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
+        common: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
         at_once = {**common, "queue": False}  # not behind the edits
         begin = [page.generate.click, page.instruction.submit, page.surprise.click]
         gr.on(begin, self.generate, values, everything, concurrency_limit=None, **common)
@@ -118,7 +118,7 @@ class Actions:
                 self.edit,
                 [page.input, page.instruction],
                 [gr.Image(label="edited"), gr.JSON(label="settings")],
-                inputs_kwargs=page.settings,
+                inputs_kwargs={**page.settings},
                 api_name="edit",
                 concurrency_limit=None,
                 preprocess=False,
@@ -126,7 +126,9 @@ class Actions:
 
     # --- Edits ---------------------------------------------------------------------------------------------
 
-    async def generate(self, data: Values, event: gr.EventData, request: gr.Request) -> AsyncIterator[Values]:
+    async def generate(
+        self, data: Values, event: gr.EventData, request: gr.Request
+    ) -> AsyncGenerator[Values, None]:
         """Edit the input: by the instruction, by more seeds too, or by suggested ones for Surprise me."""
         page, language = self.page, self._language(request)
         run = self._runs[request.session_hash] = Run()
@@ -142,11 +144,12 @@ class Actions:
                 page.live: bar(say(language, "starting")),
                 **self._busy(True),
             }
-            if event.target.elem_id == page.surprise.elem_id:
+            if event.target is not None and event.target.elem_id == page.surprise.elem_id:
                 drawn = self.about.draw(SURPRISES, random.randrange(2**31))
-                wishes = [(suggestion, sampling.seed) for suggestion in drawn]
+                wishes = [(suggestion, sampling.drawn_seed()) for suggestion in drawn]
             else:
-                wishes = [(instruction, sampling.seed + i) for i in range(count if instruction else 0)]
+                first = sampling.drawn_seed()
+                wishes = [(instruction, first + i) for i in range(count if instruction else 0)]
             image = await asyncio.to_thread(self._fitted, path, sampling.resolution)
             jobs: list[Job] = []
             started = time.monotonic()
@@ -187,7 +190,7 @@ class Actions:
             path = uploaded_path(image)
             fitted = await asyncio.to_thread(self._fitted, path, sampling.resolution)
             jobs: list[Job] = []
-            wishes = [(instruction, sampling.seed)] if instruction else []
+            wishes = [(instruction, sampling.drawn_seed())] if instruction else []
             async with aclosing(self._jobs(fitted, sampling, wishes)) as news:
                 async for jobs in news:  # noqa: B007
                     pass
@@ -199,7 +202,7 @@ class Actions:
 
     async def _jobs(
         self, image: Image.Image, sampling: Sampling, wishes: Sequence[tuple[str, int]]
-    ) -> AsyncIterator[list[Job]]:
+    ) -> AsyncGenerator[list[Job], None]:
         """Run an edit for each instruction with its seed, as `Engine.run` does; raise what made one fail."""
         if not wishes:
             return

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class Job:
         result: the edited picture, or why there is none; None until it is done.
     """
 
-    def __init__(self, edit: Edit, changed: Callable[[], None]) -> None:
+    def __init__(self, edit: Edit, changed: Callable[[], object]) -> None:
         self.edit = edit
         self.ahead: int | None = 0
         self.step = 0
@@ -101,7 +102,7 @@ class Engine:
         self._news = threading.Condition()
         threading.Thread(target=self._work, name="edits", daemon=True).start()
 
-    async def run(self, edits: Sequence[Edit]) -> AsyncIterator[list[Job]]:
+    async def run(self, edits: Sequence[Edit]) -> AsyncGenerator[list[Job], None]:
         """Yield the jobs of these edits whenever one has news, last when all are done or cancelled.
 
         To leave the iteration early cancels them.
@@ -110,7 +111,7 @@ class Engine:
             Problem: the queue is full.
         """
         news, loop = asyncio.Event(), asyncio.get_running_loop()
-        jobs = [Job(edit, lambda: loop.call_soon_threadsafe(news.set)) for edit in edits]
+        jobs = [Job(edit, partial(loop.call_soon_threadsafe, news.set)) for edit in edits]
         self._enqueue(jobs)
         try:
             while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -59,7 +59,7 @@ class Page:
             yield from part.values() if isinstance(part, dict) else (part,)
 
 
-def lay_out(words: gr.I18n, about: About, start: Sampling, safe: bool) -> Page:
+def lay_out(words: Callable[[str], Any], about: About, start: Sampling, safe: bool) -> Page:
     """Make the parts within the `gr.Blocks` that is open.
 
     Args:
@@ -99,13 +99,13 @@ def lay_out(words: gr.I18n, about: About, start: Sampling, safe: bool) -> Page:
         )
     with gr.Accordion(words("tips")):
         gr.Markdown(words(f"{about.subject}_tips"))
-    states = {"current": gr.State(), "chain": gr.State(()), "records": gr.State([])}
+    states: dict[str, Any] = {"current": gr.State(), "chain": gr.State(()), "records": gr.State([])}
     return Page(
         **above, input=picture, **result, **settings, history_box=history_box, history=history, **states
     )
 
 
-def _above(words: gr.I18n, hint: str) -> dict[str, Any]:
+def _above(words: Callable[[str], Any], hint: Any) -> dict[str, Any]:
     """Instruction, buttons and messages."""
     instruction = gr.Textbox(label=words("instruction"), placeholder=hint, max_lines=4, autofocus=True)
     with gr.Row():
@@ -119,9 +119,14 @@ def _above(words: gr.I18n, hint: str) -> dict[str, Any]:
     return {"instruction": instruction, **buttons, "message": gr.HTML()}
 
 
-def _result(words: gr.I18n) -> dict[str, Any]:
+def _result(words: Callable[[str], Any]) -> dict[str, Any]:
     """The result, and what can be done with it."""
-    shown = {"show_label": False, "interactive": False, "height": HEIGHT - TABS, "elem_classes": "picture"}
+    shown: dict[str, Any] = {
+        "show_label": False,
+        "interactive": False,
+        "height": HEIGHT - TABS,
+        "elem_classes": "picture",
+    }
     live = gr.HTML()
     with gr.Tabs(elem_classes="results"):
         with gr.Tab(words("edited")):
@@ -139,7 +144,7 @@ def _result(words: gr.I18n) -> dict[str, Any]:
     return {"live": live, "edited": edited, "compare": compare, "warning": warning, **buttons, "gif": gif}
 
 
-def _settings(words: gr.I18n, start: Sampling) -> dict[str, Any]:
+def _settings(words: Callable[[str], Any], start: Sampling) -> dict[str, Any]:
     """A widget for each field of `Sampling`, and what concerns them."""
     offered = offers(start)
     made: dict[str, gr.components.Component] = {}

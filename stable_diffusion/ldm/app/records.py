@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -82,10 +82,12 @@ class Records:
         folder = self.folder_of(session)
         before = folder / f"input-{secrets.token_hex(8)}.png"
         save_image(image, before)
-        made = [(job.result, job.edit.instruction, job.edit.sampling.seed) for job in jobs]
+        made: list[tuple[Any, str, int | None]] = [
+            (job.result, job.edit.instruction, job.edit.sampling.seed) for job in jobs
+        ]
         made = made or [(image, "", sampling.seed)]
-        shown = [picture for picture, *_ in made]
-        verdicts: list[Verdict | None] = [None] * len(made)
+        shown: Sequence[Image.Image] = [picture for picture, *_ in made]
+        verdicts: Sequence[Verdict | None] = [None] * len(made)
         if self.checker is not None:
             shown, verdicts = self.checker.check(shown)
         records = []

@@ -111,5 +111,6 @@ def forbid_fetching() -> None:
     async def refuse_stream(url: str, *_: Any) -> NoReturn:
         raise HTTPException(403, f"File not allowed: {url}.")
 
-    processing_utils.async_ssrf_protected_download = refuse_download
-    routes.secure_url_stream_response = refuse_stream
+    replaced: Any = (processing_utils, routes)
+    replaced[0].async_ssrf_protected_download = refuse_download
+    replaced[1].secure_url_stream_response = refuse_stream

@@ -162,7 +162,8 @@ def triple_in(fields: Mapping[str, Any]) -> Triple:
         if not isinstance(fields.get(name), str):
             raise ValueError(f"expected a text under {name!r}, got {fields.get(name, 'nothing')!r:.60}")
     url = fields.get("url")
-    return Triple(*(fields[name] for name in names), url if isinstance(url, str) else None)
+    caption, edit, output = (fields[name] for name in names)
+    return Triple(caption, edit, output, url if isinstance(url, str) else None)
 
 
 def read_fields(folder: Path) -> dict[str, Any]:

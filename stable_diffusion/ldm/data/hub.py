@@ -59,7 +59,11 @@ class HubRows:
     ) -> None:
         self.path = path
         self.columns = columns
-        wanted = ((columns.before, "pictures"), (columns.edit, "text"), (columns.after, "pictures"))
+        wanted: list[tuple[str, Kind]] = [
+            (columns.before, "pictures"),
+            (columns.edit, "text"),
+            (columns.after, "pictures"),
+        ]
         self.table = open_table(path, wanted, hub_split, revision, cache_dir)
 
     def __len__(self) -> int:

@@ -53,15 +53,15 @@ class JsonLines:
             lock(self._file, path)
             lines = self._whole_lines()
             header = None if settings is None else next(lines, None)
-            made = product.rows if product else []
+            made: list[Any] = product.rows if product else []
             name = product.path if product else path
             known = header is None or isinstance(header.get("settings"), dict)
             if settings is not None and (not known or (header is None and made)):
                 where = f"with its {path.name}" if product else "that begins with its settings"
                 raise UserError(f"{name}: expected a new file, or one {where}")
-            self.rows = [keep(line) for line in lines]
+            self.rows: list[Any] = [keep(line) for line in lines]
             if settings is not None and header != {"settings": settings}:
-                if self.rows or made:
+                if header and (self.rows or made):
                     raise UserError(
                         f"{name}: was begun with {differences(header['settings'], settings)}; expected the "
                         "same settings, or another file"

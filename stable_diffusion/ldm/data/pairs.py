@@ -86,7 +86,7 @@ class PairDataset(SplitDataset):
 
     def resized_sides(self, image: Image.Image, size: int) -> tuple[int, int]:
         """Height and width that `image` is resized to before the crop, for a drawn `size`."""
-        height, width = self.crop_res
+        height, width = crop_sides(self.crop_res)
         if height == width:
             return size, size
         scale = size / min(height, width)
@@ -95,12 +95,12 @@ class PairDataset(SplitDataset):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         before, after, instruction = self.read(self.examples[i])
-        height, width = self.crop_res
+        height, width = crop = crop_sides(self.crop_res)
         size = int(torch.randint(self.min_resize_res, self.max_resize_res + 1, ()))
         sides = self.resized_sides(before, size)
         top = left = 0
-        if sides != self.crop_res:  # nothing is drawn where there is nothing to choose, as published
-            top, left = (int(torch.randint(sides[axis] - self.crop_res[axis] + 1, ())) for axis in (0, 1))
+        if sides != crop:  # nothing is drawn where there is nothing to choose, as published
+            top, left = (int(torch.randint(sides[axis] - crop[axis] + 1, ())) for axis in (0, 1))
         box = (left, top, left + width, top + height)
         flip = bool(torch.rand(()) < self.flip_prob)
         pair = []

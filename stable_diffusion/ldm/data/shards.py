@@ -92,7 +92,7 @@ def unpack(shard: Path, root: Path) -> list[str]:
 
 def _prompts(tar: tarfile.TarFile, shard: Path) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
     """Of one prompt after the other its name, and its members with what follows that name."""
-    current, members = "", []
+    current, members = "", list[tuple[str, bytes]]()
     for member in tar:
         found = _MEMBER.fullmatch(member.name)
         if not found or not member.isfile():
@@ -145,6 +145,6 @@ def _names(shard: Path) -> Iterator[str]:
     try:
         with tarfile.open(shard) as tar:
             for member in tar:
-                yield member.name[: re.match(r"\d*", member.name).end()]
+                yield re.split(r"\D", member.name, maxsplit=1)[0]
     except (OSError, tarfile.TarError, EOFError) as error:
         raise UserError(f"cannot unpack {shard}: {error}") from error

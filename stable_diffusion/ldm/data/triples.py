@@ -58,8 +58,8 @@ def read_triples(path: str | Path) -> Iterator[Entry]:
             for number, row in enumerate(_rows(path)):
                 yield Entry(number, f"{path}, row {number}", json.dumps(row).encode() + b"\n")
             return
-        with open(path, "rb") as file:
-            for number, line in enumerate(file):
+        with open(path, "rb") as lines:
+            for number, line in enumerate(lines):
                 if line.strip():
                     yield Entry(number, f"{path}, line {number + 1}", line)
     except OSError as error:

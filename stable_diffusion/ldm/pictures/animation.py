@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from ldm.files import replacing
 from ldm.pictures.sheet import sheet
-from ldm.pictures.typesetting import text_font, wrapped
+from ldm.pictures.typesetting import text_font, text_height, wrapped
 from ldm.util import UserError
 
 FORMATS = {".gif": "GIF", ".webp": "WEBP"}
@@ -86,7 +86,7 @@ def captioned(frames: Sequence[Image.Image], captions: Sequence[str]) -> list[Im
     width, height = (max(1, round(side * scale)) for side in frames[0].size)
     font = text_font(max(14, width // 24))
     texts = [wrapped(caption, font, width - 2 * MARGIN, LINES) for caption in captions]
-    line = sum(font.getmetrics())
+    line = text_height(font)
     strip = max(map(len, texts)) * line + MARGIN
     result = []
     for frame, lines in zip(frames, texts, strict=True):

@@ -67,7 +67,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = _to_eight_bits(image)
     elif image.mode == "LAB":  # Pillow converts it only through a colour profile
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
     elif image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:

@@ -31,8 +31,8 @@ def sheet(
         gap: between cells and around all.
         font_size: of the texts, in pixels.
     """
-    size = (sum(side + gap for side in sides) + gap for sides in (widths, heights))
-    picture = Image.new("RGB", tuple(size), "white")
+    width, height = (sum(side + gap for side in sides) + gap for sides in (widths, heights))
+    picture = Image.new("RGB", (width, height), "white")
     draw, font = ImageDraw.Draw(picture), text_font(font_size)
     top = gap
     for row, height in zip(rows, heights, strict=True):
@@ -55,5 +55,5 @@ def sheet(
 def fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
     """The picture as large as it fits into a cell, its proportions kept."""
     scale = min(width / picture.width, height / picture.height)
-    sides = tuple(max(1, round(side * scale)) for side in picture.size)
-    return picture.resize(sides, Image.Resampling.LANCZOS)
+    wide, high = (max(1, round(side * scale)) for side in picture.size)
+    return picture.resize((wide, high), Image.Resampling.LANCZOS)

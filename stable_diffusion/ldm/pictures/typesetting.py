@@ -20,6 +20,13 @@ def text_font(size: int) -> Font:
         return ImageFont.load_default(size)
 
 
+def text_height(font: Font) -> int:
+    """Pixels from one line to the next."""
+    return (
+        sum(font.getmetrics()) if isinstance(font, ImageFont.FreeTypeFont) else round(font.getbbox("Ág")[3])
+    )
+
+
 def wrapped(text: str, font: Font, width: int, most: int) -> list[str]:
     """Lines of `text` that fit into `width` pixels, broken between words where a word fits into a line.
 

@@ -91,7 +91,11 @@ class Sampling:
 
     def seeded(self) -> Sampling:
         """The same with a random seed if it has none."""
-        return self if self.seed is not None else replace(self, seed=random.randint(0, RANDOM_SEEDS))
+        return replace(self, seed=self.drawn_seed())
+
+    def drawn_seed(self) -> int:
+        """The seed, or where it has none a random one."""
+        return random.randint(0, RANDOM_SEEDS) if self.seed is None else self.seed
 
     def check(self) -> None:
         """Raise `UserError` for a sampler that does not exist or cannot run for so many steps."""

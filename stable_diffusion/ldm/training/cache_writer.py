@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ldm.data.formats import PROMPT, pair_paths, read_examples, read_picture, read_prompt
@@ -127,7 +127,7 @@ class CacheWriter:
     def __init__(
         self,
         autoencoder: AutoencoderKL,
-        text_encoder: nn.Module | None = None,
+        text_encoder: Any = None,
         resolution: int | None = None,
         precision: str = "fp16",
         batch_size: int = 64,
@@ -220,7 +220,7 @@ class CacheWriter:
         kind: str,
         items: Sequence[T],
         names: Sequence[str],
-        made_of: list[str | int | None],
+        made_of: Sequence[object],
         encode: Callable[[Sequence[T]], dict[str, Tensor]],
     ) -> set[Path]:
         """Write the shards that are not there yet; return the files of all.

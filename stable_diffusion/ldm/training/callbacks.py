@@ -40,16 +40,17 @@ class Throughput(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (trainer.global_step + 1) % trainer.log_every_n_steps:
+        loop: Any = trainer  # its attributes are not all declared
+        if (trainer.global_step + 1) % loop.log_every_n_steps:
             return
-        now, seen = time.perf_counter(), trainer.datamodule.examples_seen
+        now, seen = time.perf_counter(), loop.datamodule.examples_seen
         metrics = {}
         if self.seen is not None and seen > self.seen:
             metrics["train/samples_per_second"] = (seen - self.seen) / (now - self.started)
         if pl_module.device.type == "cuda":
             metrics["train/gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        if trainer.datamodule.skipped:
-            metrics["train/skipped_examples"] = float(trainer.datamodule.skipped)
+        if loop.datamodule.skipped:
+            metrics["train/skipped_examples"] = float(loop.datamodule.skipped)
         pl_module.log_dict(metrics, on_step=True, on_epoch=False)
         self.started, self.seen = now, seen
 
@@ -103,7 +104,7 @@ class ImageLogger(pl.Callback):
     @pl.utilities.rank_zero_only
     @torch.no_grad()
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, split: str) -> None:
-        network = pl_module.network
+        network: Any = pl_module.network
         training = network.training
         network.eval()
         with torch.random.fork_rng():  # looking at a training must not change it

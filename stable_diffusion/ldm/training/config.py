@@ -39,7 +39,9 @@ def read_config(files: Sequence[str], overrides: Sequence[str]) -> DictConfig:
     if missing:
         raise UserError(f"config: expected a YAML file, {missing[0]!r} is not there")
     try:
-        config = OmegaConf.merge(*(OmegaConf.load(file) for file in files), OmegaConf.from_dotlist(overrides))
+        config: Any = OmegaConf.merge(
+            *(OmegaConf.load(file) for file in files), OmegaConf.from_dotlist(list(overrides))
+        )
         sections = [OmegaConf.select(config, name) for name in ("model", "data")]
         OmegaConf.to_container(config, resolve=True)
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, ValueError) as error:

@@ -43,7 +43,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         self.num_workers = batch_size * 2 if num_workers is None else num_workers
         given = {"train": train, "validation": validation, "test": test, "predict": predict}
         self.dataset_configs = {name: config for name, config in given.items() if config is not None}
-        self.datasets: dict[str, Dataset] = {}
+        self.datasets: dict[str, Any] = {}  # each a `Dataset` of known length
         self.seed = 0  # of the order and of all that is drawn for an example; the run sets it
         self.examples_seen = 0  # of the training stream, by all processes
         self.skipped = 0  # broken training examples that this process passed over

@@ -76,6 +76,8 @@ class TrainingModule(pl.LightningModule):
         weight_decay: of AdamW.
     """
 
+    network: Any
+
     def __init__(self, network: nn.Module, learning_rate: float, weight_decay: float = 0.01) -> None:
         super().__init__()
         self.network = network
@@ -84,8 +86,13 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         # What is still drawn from the global generator, dropout for one, also depends on the step alone.
-        data = self.trainer.datamodule
+        data = self._data
         torch.manual_seed(derived_seed(data.seed, "step", data.examples_seen, self.global_rank))
+
+    @property
+    def _data(self) -> Any:
+        trainer: Any = self.trainer  # Lightning does not declare the attribute
+        return trainer.datamodule
 
     def trained_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.network.parameters() if p.requires_grad]
@@ -110,7 +117,7 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         loss, parts = self.network.training_loss(batch)
         self._log("train", batch, parts)
-        self.trainer.datamodule.count(batch, batch_size_of(batch))
+        self._data.count(batch, batch_size_of(batch))
         return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
@@ -174,7 +181,7 @@ class DiffusionTraining(TrainingModule):
         return self._encoder(batch) if self._encoder else batch
 
 
-def load_start(network: nn.Module) -> None:
+def load_start(network: AutoencoderKL | LatentDiffusion) -> None:
     """Load the weights that a training starts from, as the ``ckpt_path`` of network and autoencoder say.
 
     Raises:

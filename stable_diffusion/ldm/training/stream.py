@@ -90,7 +90,7 @@ class SeededExamples(Dataset):
         seed: of the run.
     """
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
+    def __init__(self, dataset: Any, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
         self.named: set[int] = set()  # broken examples that were warned of

@@ -107,7 +107,7 @@ def checkpoint_callbacks(section: Any, folder: Path, monitor: str | None) -> lis
     """What saves: every so many steps and ``last.ckpt``, on a signal, and the best by `monitor`."""
     target = "pytorch_lightning.callbacks.ModelCheckpoint"
     params = {"every_n_train_steps": SAVE_EVERY, "save_top_k": -1, **(_plain(section).get("params") or {})}
-    place = {"dirpath": folder, "enable_version_counter": False}
+    place: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
     reject_unknown("lightning.modelcheckpoint", get_obj_from_str(target), params)
     callbacks = [
         ModelCheckpoint(**{"filename": "{step:08}", "save_last": "link", **params, **place}),
@@ -160,7 +160,8 @@ def fit(
 
 def _plain(section: Any) -> dict[str, Any]:
     """A section of a config, which may be absent, as a dict."""
-    return OmegaConf.to_container(section, resolve=True) if section else {}
+    plain: Any = OmegaConf.to_container(section, resolve=True) if section else {}
+    return plain
 
 
 def silence_lightning() -> None:

@@ -76,7 +76,7 @@ def apply_lora(model: LatentDiffusion, file: str | Path, weight: float = 1.0) ->
         few = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
         found = f"{len(unknown)} of {len(layers)} layers are unknown to it"
         raise UserError(f"{file} does not fit the model: {found}: {few}")
-    modules = {layer: model.get_submodule(names[_plain(layer)]) for layer in layers}
+    modules: dict[str, Any] = {layer: model.get_submodule(names[_plain(layer)]) for layer in layers}
     for layer, stored in layers.items():
         _check(weights, layer, stored, modules[layer].weight)
     for layer, stored in layers.items():

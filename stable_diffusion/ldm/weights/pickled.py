@@ -25,7 +25,7 @@ import sys
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,11 +61,11 @@ class StorageType(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """A run of `count` numbers in the file, found there under `key`."""
+    """A run of `length` numbers in the file, found there under `key`."""
 
     key: str
     dtype: torch.dtype | None
-    count: int
+    length: int
 
 
 class TensorEntry(NamedTuple):
@@ -97,7 +97,8 @@ class Inert:
 
 
 def _entry(storage: Storage, offset: int, shape: Any, stride: Any, *rest: Any) -> TensorEntry:
-    return TensorEntry(_checked(storage, Storage), storage.dtype, offset, tuple(shape), tuple(stride))
+    dtype: Any = _checked(storage, Storage).dtype
+    return TensorEntry(storage, dtype, offset, tuple(shape), tuple(stride))
 
 
 def _entry_of_dtype(storage: Storage, offset: int, shape: Any, stride: Any, *rest: Any) -> TensorEntry:
@@ -140,16 +141,19 @@ class RestrictedUnpickler(pickle._Unpickler):
         path: the file's name for error messages.
     """
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    stack: list[Any]
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
         super().__init__(file, encoding="latin1")  # decodes any byte string of a Python 2 file
         self.path = path
         self.storages: dict[str, Storage] = {}
 
     def _load_tuple(self, code: bytes) -> None:
-        pickle._Unpickler.dispatch[code[0]](self)
+        load: Any = pickle._Unpickler.dispatch[code[0]]
+        load(self)
         self.stack[-1] = _Tuple(self.stack[-1])
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
     for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
         dispatch[code[0]] = lambda self, code=code: self._load_tuple(code)
     dispatch[pickle.BUILD[0]] = lambda self: self.stack.pop()  # no object needs its state, none is altered
@@ -229,14 +233,14 @@ class PickledWeights:
 
     def _numbers(self, storage: Storage, dtype: torch.dtype) -> Tensor:
         """Return all numbers of a storage, a tensor of one axis."""
-        size = storage.count * (storage.dtype or torch.uint8).itemsize
+        size = storage.length * (storage.dtype or torch.uint8).itemsize
         return self._file.numbers(dtype, self._starts[storage.key], size // dtype.itemsize)
 
     def release(self) -> None:
         """See `MappedFile.release`."""
         self._file.release()
 
-    def _read_zip(self, file: BinaryIO) -> tuple[Any, dict[str, int]]:
+    def _read_zip(self, file: IO[bytes]) -> tuple[Any, dict[str, int]]:
         """Return the unpickled content, and for each storage where its bytes start."""
         try:
             archive = zipfile.ZipFile(file)
@@ -262,13 +266,13 @@ class PickledWeights:
         records = {key: archive.getinfo(f"{root}data/{key}") for key in unpickler.storages}
         return content, {key: self._start_of(record, file) for key, record in records.items()}
 
-    def _start_of(self, record: zipfile.ZipInfo, file: BinaryIO) -> int:
+    def _start_of(self, record: zipfile.ZipInfo, file: IO[bytes]) -> int:
         """Return where a record's bytes start: behind 30 bytes of header, its name and an extra field."""
         file.seek(record.header_offset + 26)  # not through the map, which would hold the pages around it
         name_length, extra_length = struct.unpack("<HH", file.read(4))
         return record.header_offset + 30 + name_length + extra_length
 
-    def _read_stream(self, file: BinaryIO) -> tuple[Any, dict[str, int]]:
+    def _read_stream(self, file: IO[bytes]) -> tuple[Any, dict[str, int]]:
         """As `_read_zip`, for pickles in a row: magic number, version, system, content, storage keys."""
         magic, version, system = (RestrictedUnpickler(file, self.path).load() for _ in range(3))
         if (magic, version) != (STREAM_MAGIC, STREAM_VERSION):
@@ -282,8 +286,8 @@ class PickledWeights:
         for key in keys:  # each storage: its length, then its numbers
             storage = unpickler.storages[str(key)]
             (count,) = struct.unpack_from("<q", self._bytes, position)
-            if count != storage.count:
-                raise ValueError(f"storage {key}: expected {storage.count} numbers, got {count}")
+            if count != storage.length:
+                raise ValueError(f"storage {key}: expected {storage.length} numbers, got {count}")
             starts[storage.key] = position + 8
             position += 8 + count * (storage.dtype or torch.uint8).itemsize
         if position > len(self._bytes):
@@ -305,8 +309,8 @@ def _state_dict_of(content: Any, path: Path) -> dict[str, TensorEntry]:
     entries = {key: e for key, e in content.items() if isinstance(key, str) and isinstance(e, TensorEntry)}
     if not entries:
         keys = [_printable(key) if isinstance(key, str) else "a key that is no name" for key in content]
-        keys = ", ".join(keys[:5]) or "an empty dict"
-        raise UserError(f"cannot read {path}: expected named weights, got {keys}")
+        got = ", ".join(keys[:5]) or "an empty dict"
+        raise UserError(f"cannot read {path}: expected named weights, got {got}")
     for name, entry in entries.items():
         numbers = (entry.offset, *entry.shape, *entry.stride)
         whole = all(type(n) is int and n >= 0 for n in numbers) and isinstance(entry.dtype, torch.dtype)

@@ -170,7 +170,7 @@ def save_safetensors(
         file.write(struct.pack("<Q", len(text)) + text)
         for name in names:
             numbers = state[name].detach().cpu().to(dtypes[name]).contiguous()
-            file.write(numbers.flatten().view(torch.uint8).numpy())
+            file.write(numbers.flatten().view(torch.uint8).numpy().data)
 
 
 def how_to_fetch(path: Path, words: str = "fetch it again") -> str:

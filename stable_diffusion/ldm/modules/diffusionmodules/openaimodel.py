@@ -98,7 +98,9 @@ class ResBlock(nn.Module):
 class TimestepEmbedSequential(nn.Sequential):
     """A sequence that hands each layer what it takes: the timestep embedding, the text, or neither."""
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(  # type: ignore[override]  # a sequence of one input is what its class has in mind
+        self, x: Tensor, emb: Tensor, context: Tensor | None = None
+    ) -> Tensor:
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
