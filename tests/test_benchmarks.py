@@ -1,7 +1,11 @@
 """The parts of the benchmarks that decide what is reported."""
 
+import signal
+from pathlib import Path
+
 import pytest
 
+from benchmarks.runner import in_turn, looking, run_python, work_folder
 from benchmarks.train_programs import largest
 from benchmarks.train_step import parse_args, report, summarize
 from ldm.util import UserError
@@ -61,3 +65,38 @@ def test_summary_takes_medians_and_counts_the_hours_of_the_published_training() 
 def test_options_that_cannot_be_measured_are_refused(words: list[str]) -> None:
     with pytest.raises(UserError, match="expected"):
         parse_args(words)
+
+
+def test_programs_take_turns_and_the_order_turns_around() -> None:
+    ran: list[str] = []
+    results = in_turn(3, {name: lambda name=name: ran.append(name) or len(ran) for name in "ab"})
+    assert "".join(ran) == "abbaab"
+    assert results == {"a": [1, 4, 5], "b": [2, 3, 6]}
+
+
+def test_a_program_is_watched_from_outside() -> None:
+    told: list[bytes] = []
+    code = (
+        "import sys, time; print('out'); print('err', file=sys.stderr); block = bytes(10**8); time.sleep(0.2)"
+    )
+    with looking(lambda: 1, every=0.01) as looks:
+        done = run_python("-c", code, quiet=True, watch=told.append)
+    assert sorted(done.output.split()) == [b"err", b"out"] and told[-1] == done.output
+    assert done.seconds >= 0.2 and 0.1 <= done.memory < 5 and looks
+
+
+def test_a_program_that_fails_ends_the_benchmark() -> None:
+    with pytest.raises(SystemExit, match=r"(?s)exit code 3 of.*broken"):
+        run_python("-c", "print('broken'); raise SystemExit(3)")
+
+
+def test_a_folder_for_the_work_goes_unless_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the tests' own stays
+    with work_folder(None) as folder:
+        (folder / "file").touch()
+    assert not folder.exists()
+    with work_folder(tmp_path / "deep" / "kept") as folder:
+        (folder / "file").touch()
+    assert (tmp_path / "deep" / "kept" / "file").exists()

@@ -19,17 +19,13 @@ from ldm.sampling.noise import ExampleNoise
 DROPOUT = 0.05  # share of examples for each of: text dropped, both dropped, picture dropped
 
 
-def dropout_masks(uniform: Tensor, share: float = DROPOUT) -> tuple[Tensor, Tensor]:
-    """Which examples lose their text and which their picture.
+def dropout_masks(uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Which examples lose their text and which their picture, two boolean [B].
 
     Args:
         uniform: one random number in [0, 1) for each example, [B].
-        share: of each of the three cases.
-
-    Returns:
-        Two boolean tensors [B]: text dropped, picture dropped.
     """
-    return uniform < 2 * share, (uniform >= share) & (uniform < 3 * share)
+    return uniform < 2 * DROPOUT, (uniform >= DROPOUT) & (uniform < 3 * DROPOUT)
 
 
 class LatentDiffusion(ddpm.LatentDiffusion):

@@ -109,9 +109,14 @@ class DDConfig:
 
     def middle(self) -> nn.Sequential:
         """Residual block, attention, residual block at the lowest resolution."""
-        width = self.width(-1)
-        first, second = (ResnetBlock(width, width, self.dropout) for _ in range(2))
-        return nn.Sequential(OrderedDict(block_1=first, attn_1=AttnBlock(width), block_2=second))
+        width, dropout = self.width(-1), self.dropout
+        return nn.Sequential(
+            OrderedDict(
+                block_1=ResnetBlock(width, width, dropout),
+                attn_1=AttnBlock(width),
+                block_2=ResnetBlock(width, width, dropout),
+            )
+        )
 
 
 class Level(nn.Module):

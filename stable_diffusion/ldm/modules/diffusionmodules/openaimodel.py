@@ -19,11 +19,11 @@ from ldm.modules.diffusionmodules.model import Upsample
 from ldm.util import UserError
 
 
-def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
+def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding: [B] (whole or fractional steps) -> [B, dim], cosines first."""
     half = dim // 2
     exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
-    angles = timesteps[:, None].float() * torch.exp(-math.log(max_period) * exponent)  # [B, half]
+    angles = timesteps[:, None].float() * torch.exp(-math.log(10000.0) * exponent)  # [B, half]
     embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
     return F.pad(embedding, (0, dim % 2))
 
