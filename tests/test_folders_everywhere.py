@@ -25,13 +25,11 @@ import main as trainer_program
 from app_server import edit_app as running_app
 from benchmark_files import emu_rows, write
 from damaged_folders import DAMAGE, VAE
-from dataset_creation import cache_latents
-from dataset_creation import generate_img_dataset
+from dataset_creation import cache_latents, generate_img_dataset
 from format_models import Model, assert_same
 from ldm.weights.converting import convert_weights
 from ldm.weights.names import EMA_SETTINGS, ema_name
-from metrics import compute_benchmark
-from metrics import compute_metrics
+from metrics import compute_benchmark, compute_metrics
 from pair_runs import content, write_models, write_prompts
 from small_model import sample_picture
 from tiny_training import write_dataset

@@ -167,7 +167,9 @@ def test_environment_has_every_extra_and_the_pins_of_the_requirements() -> None:
 
 def test_the_hooks_have_the_versions_of_make_lint() -> None:
     repos = OmegaConf.to_container(OmegaConf.load(ROOT / ".pre-commit-config.yaml"))["repos"]
-    lines = {line for repo in repos for hook in repo["hooks"] for line in hook.get("additional_dependencies", [])}
+    lines = {
+        line for repo in repos for hook in repo["hooks"] for line in hook.get("additional_dependencies", [])
+    }
     pins = _pins(sorted(lines - {"tomli"}), CONDA_PYTHON)
     known = _pins_for("requirements-test.txt", CONDA_PYTHON)
     assert set(pins) == {"ruff", "codespell"} and pins.items() <= known.items()
