@@ -19,6 +19,7 @@ from ldm.arguments import (
     add_safety_option,
     add_sampling_options,
     load_editor,
+    model_files,
     whole_number,
 )
 from ldm.sampling.options import Sampling
@@ -98,11 +99,7 @@ def serve(args: argparse.Namespace, auth: list[tuple[str, str]], folder: Path) -
 
     checker = SafetyChecker() if args.safety_checker else None  # what it misses is told before all else
 
-    from ldm.editor import find_model
-
-    files = find_model(args.config, args.ckpt)
-    if files.notice:
-        print(files.notice, file=sys.stderr)
+    files = model_files(args)
     about = About.from_config(files.config)
     editor, facts = load_editor(args, files)
 

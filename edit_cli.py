@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -21,6 +20,7 @@ from ldm.arguments import (
     add_safety_option,
     add_sampling_options,
     load_editor,
+    model_files,
 )
 from ldm.pictures import animation
 from ldm.pictures.fitting import fit_to_model
@@ -220,11 +220,7 @@ def main() -> None:
 
     from tqdm import tqdm
 
-    from ldm.editor import find_model
-
-    files = find_model(args.config, args.ckpt)
-    if files.notice:
-        print(files.notice, file=sys.stderr)
+    files = model_files(args)
     sampling = Sampling.from_arguments(args, Sampling.from_config(files.config)).seeded()
     sampling.check()
     edits = args.edit or About.from_config(files.config).draw(SURPRISES, sampling.drawn_seed())

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from ldm.arguments import (
     add_sampling_options,
     add_settings,
     load_editor,
+    model_files,
 )
 from ldm.files import replacing
 from ldm.sampling.options import Sampling
@@ -162,16 +162,13 @@ def main() -> None:
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit: expected at least 1, got {args.limit}")
     # Late, as torch takes seconds.
-    from ldm.editor import find_model
     from ldm.weights.opening import file_facts
     from metrics.clip_similarity import ClipSimilarity
     from metrics.editsets.benchmark import RESULTS, run
     from metrics.editsets.image_scores import ImageScores
 
     benchmark = read_benchmark(args)
-    files = find_model(args.config, args.ckpt)
-    if files.notice:
-        print(files.notice, file=sys.stderr)
+    files = model_files(args)
     editor, about = load_editor(args, files)
     clip = ClipSimilarity(args.clip_model, args.clip_pretrained, args.clip_weights, editor.device)
     dino, no_dino = load_dino(args.dino_weights, editor.device)

@@ -28,6 +28,7 @@ from ldm.arguments import (
     add_sampling_options,
     add_settings,
     load_editor,
+    model_files,
 )
 from ldm.files import ROOT, replacing
 from ldm.sampling.options import Sampling
@@ -143,7 +144,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def load_method(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The method that edits, and what its edits depend on."""
-    from ldm.editor import ModelFiles, find_model
+    from ldm.editor import ModelFiles
     from ldm.weights.opening import file_facts
     from metrics.curve.edit_methods import InstructPix2Pix, SDEdit, load_text_to_image
 
@@ -152,9 +153,7 @@ def load_method(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         if args.lora:
             raise UserError("--lora goes with --method instruct-pix2pix, got sdedit")
     else:
-        files = find_model(args.config, args.ckpt)
-        if files.notice:
-            print(files.notice, file=sys.stderr)
+        files = model_files(args)
     config, ckpt = files.config, files.ckpt
     sampling = Sampling.from_arguments(args, Sampling.from_config(config))
     sampling.check()

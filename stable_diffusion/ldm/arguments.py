@@ -135,7 +135,7 @@ def add_sampling_options(group: argparse._ArgumentGroup, *names: str, **helps: s
 
 
 def add_model_options(group: argparse._ArgumentGroup) -> None:
-    """Options for `ldm.editor.find_model` and `load_editor`."""
+    """Options for `model_files` and `load_editor`."""
     add = group.add_argument
     add(
         "--config",
@@ -217,11 +217,21 @@ def add_clip_options(group: argparse._ArgumentGroup, model: str) -> None:
     )
 
 
+def model_files(args: argparse.Namespace) -> ModelFiles:
+    """The files of the model that `add_model_options` asks for; says on stderr what is special about them."""
+    from ldm.editor import find_model
+
+    files = find_model(args.config, args.ckpt)
+    if files.notice:
+        sys.stderr.write(f"{files.notice}\n")
+    return files
+
+
 def load_editor(args: argparse.Namespace, files: ModelFiles) -> tuple[ImageEditor, dict[str, Any]]:
     """The model that `add_model_options` asks for, and what the settings in a picture say of it.
 
     Args:
-        files: of the model, by `find_model`.
+        files: of `model_files`.
 
     Raises:
         UserError: as `ImageEditor.load`, or a LoRA that cannot be read or does not fit.

@@ -7,13 +7,14 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ldm.commands import as_typed
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+T = TypeVar("T")
 # Packages that not every installation has, and the extra of pyproject.toml that brings each.
 EXTRAS = {
     **dict.fromkeys(("pytorch_lightning", "tensorboard", "datasets", "pyarrow"), "train"),
@@ -110,25 +111,28 @@ def reject_unknown(target: str, factory: Callable[..., Any], params: Mapping[str
         raise UserError(f"config of {target}: parameter {', '.join(missing)} is missing")
 
 
-def read_block(content: Any, source: str | Path, name: str, factory: Callable[..., Any]) -> dict[str, Any]:
-    """What the block `name` of a configuration says, in plain types; nothing where there is none.
+def read_block(content: Any, source: str | Path, name: str, start: T) -> T:
+    """A dataclass with what the block `name` of a configuration says in place of its values.
 
     Args:
         content: of `read_config`.
         source: its file, for messages.
-        factory: what takes the block's names.
+        start: the dataclass, as it is without the block.
 
     Raises:
-        UserError: it is no mapping, or has a name that `factory` does not take.
+        UserError: the block is no mapping, or has an unknown name or a value of another type.
     """
     from omegaconf import OmegaConf  # late, as above
+    from omegaconf.errors import OmegaConfBaseException
 
-    plain = OmegaConf.to_container(content)
-    block = plain.get(name) or {} if isinstance(plain, dict) else {}
-    if not isinstance(block, dict):
+    block = content.get(name) or {} if isinstance(content, Mapping) else {}
+    if not isinstance(block, Mapping):
         raise UserError(f"{source}: {name}: expected names with values, got {block!r}")
-    reject_unknown(f"{source}: {name}", factory, block)
-    return block
+    try:
+        made: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(start), block))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{source}: {name}.{error.full_key}: {str(error).splitlines()[0]}") from error
+    return made
 
 
 def one_line(error: BaseException) -> str:

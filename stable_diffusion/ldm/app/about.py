@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ldm.files import ROOT
 from ldm.util import UserError, read_block, read_config
@@ -54,17 +52,17 @@ class About:
     Attributes:
         subject: "photo" or "drawing".
         suggestions: instructions to try.
-        examples: picture file, in `EXAMPLES` where no folder is named → an instruction for it.
+        examples: pairs of a picture file, in `EXAMPLES` where no folder is named, and an instruction for it.
         preview: [5, 3], colours of the four channels of a scaled latent, and those of a latent that is 0; RGB
             in [-1, 1].
     """
 
     subject: str = "photo"
-    suggestions: Sequence[str] = PHOTOGRAPHS
-    examples: Mapping[str, str] = field(
-        default_factory=lambda: {str(ROOT / "imgs/example.jpg"): "turn him into a cyborg"}
+    suggestions: list[str] = field(default_factory=lambda: [*PHOTOGRAPHS])
+    examples: list[list[str]] = field(
+        default_factory=lambda: [[str(ROOT / "imgs/example.jpg"), "turn him into a cyborg"]]
     )
-    preview: Sequence[Sequence[float]] = STABLE_DIFFUSION
+    preview: list[list[float]] = field(default_factory=lambda: [*map(list, STABLE_DIFFUSION)])
 
     @classmethod
     def from_config(cls, config: str | Path) -> About:
@@ -73,15 +71,12 @@ class About:
         Raises:
             UserError: the file cannot be read, or the block has an unknown name or a value of another kind.
         """
-        about = cls(**read_block(read_config(config), config, "about", cls))
-        rows, examples = about.preview, about.examples
+        about = read_block(read_config(config), config, "about", cls())
         fits = {
             "subject: expected photo or drawing": about.subject in ("photo", "drawing"),
-            "suggestions: expected a list of instructions": _is_list(about.suggestions, str),
-            "examples: expected instructions by picture file": isinstance(examples, Mapping)
-            and _is_list([*examples, *examples.values()], str),
-            "preview: expected 5 rows of 3 numbers": _is_list(rows, Sequence, 5)
-            and all(_is_list(row, int | float, 3) for row in rows),
+            "suggestions: expected some": len(about.suggestions) > 0,
+            "examples: expected pairs of picture file and instruction": {*map(len, about.examples)} == {2},
+            "preview: expected 5 rows of 3 numbers": [*map(len, about.preview)] == [3] * 5,
         }
         for wrong in (what for what, fit in fits.items() if not fit):
             raise UserError(f"{config}: about.{wrong}, got {getattr(about, wrong.partition(':')[0])!r}")
@@ -90,9 +85,3 @@ class About:
     def draw(self, count: int, seed: int) -> list[str]:
         """`count` different suggestions or all if they are fewer, the same for the same seed."""
         return random.Random(seed).sample(self.suggestions, min(count, len(self.suggestions)))
-
-
-def _is_list(value: Any, kind: Any, length: int | None = None) -> bool:
-    """Whether it is a list of something, all of one kind; of that length."""
-    listed = isinstance(value, list | tuple) and len(value) == (length or len(value) or -1)
-    return listed and all(isinstance(item, kind) for item in value)

@@ -228,7 +228,7 @@ class Actions:
 
     def load_example(self) -> Values:
         """Another of the examples."""
-        file, instruction = random.choice([*self.about.examples.items()])
+        file, instruction = random.choice(self.about.examples)
         path = EXAMPLES / file
         copy = self.store.folder / f"example-{path.stem}.png"
         if not copy.exists():

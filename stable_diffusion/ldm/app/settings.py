@@ -11,7 +11,7 @@ from typing import Any
 from ldm.app.texts import Problem
 from ldm.editor import Sampling
 from ldm.pictures.fitting import MULTIPLE
-from ldm.sampling.options import RANDOM_SEEDS, SCHEDULES, number_within
+from ldm.sampling.options import RANDOM_SEEDS, SCHEDULES
 from ldm.sampling.samplers import DEFAULT, has_k_diffusion
 from ldm.util import UserError
 
@@ -88,10 +88,12 @@ def _checked(name: str, value: Any, offer: Sequence[Any]) -> Any:
             raise Problem("choice", name=name, value=str(value)[:40])
         return value
     low, high = offer
-    number = number_within(value, low, high)
-    if number is None:
+    whole = isinstance(low, int)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise Problem("range", name=name, low=low, high=high)
-    return number
+    if whole and value != int(value):
+        raise Problem("range", name=name, low=low, high=high)
+    return int(value) if whole else float(value)
 
 
 def checked_count(value: Any) -> int:
