@@ -9,7 +9,7 @@ import torch
 
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util import instantiate_from_config, read_config
-from ldm.weights.loading import convert_weights
+from ldm.weights.converting import convert_weights
 from ldm.weights.names import ema_name
 from ldm.weights.single_file import save_safetensors
 

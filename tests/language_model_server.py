@@ -33,10 +33,11 @@ CONTEXT = 2048  # tokens of each slot; a chat with eight examples takes 600, the
 def free_port() -> int:
     """A port of this machine that nothing listens on.
 
-    Below those that the system gives to whoever connects to something, which may be anyone's a moment later.
+    Below those that the system gives to whoever connects to something, which may be anyone's a moment later,
+    and above those of Ray's workers.
     """
     while True:
-        port = 10_000 + secrets.randbelow(20_000)
+        port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-LINE = "ldm.data.json_lines:append_line"  # a line is written to a file that a run goes on from
+LINE = "ldm.data.json_lines:JsonLines.append"  # a line is written to a file that a run goes on from
 PROMPT = "dataset_creation.pairs.folder:PairFolder.write"  # the pairs of a prompt are written
 
 CODE = """

@@ -40,8 +40,7 @@ from ldm.util import run_main
 from small_model import sample_picture
 from waiting import wait_until
 
-STEPS = 4
-QUEUE = 8
+STEPS, QUEUE = 4, 8
 MAX_PIXELS = 20_000_000
 
 

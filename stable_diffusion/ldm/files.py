@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from ldm.util import UserError
 
@@ -14,6 +16,7 @@ _LDM = Path(__file__).resolve().parent
 _INSTALLED = _LDM.with_name("ip2p")  # beside `ldm` in a wheel; it holds what the checkout does, as it does
 ROOT = _INSTALLED if _INSTALLED.is_dir() else _LDM.parents[1]
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
+_FAR = 2**31 - 1  # a byte that no file has: what is locked on Windows nobody else can read
 
 
 @contextmanager
@@ -33,3 +36,27 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def lock(file: IO[bytes]) -> None:
+    """Keep other processes from locking a file, until it is closed or this process ends, however.
+
+    Raises:
+        BlockingIOError: another one has locked it.
+        OSError: its file system knows no locks.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        position = file.tell()
+        file.seek(_FAR)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(*error.args) from None
+        finally:
+            file.seek(position)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from ldm.files import lock
 from ldm.util import UserError, differences, one_line
-
-FAR = 2**31 - 1  # a byte that no file has: what is locked on Windows nobody else can read
 
 
 class JsonLines:
@@ -50,7 +49,10 @@ class JsonLines:
         except OSError as error:
             raise UserError(f"cannot write {path}: {one_line(error)}") from error
         try:
-            lock(self._file, path)
+            try:
+                lock(self._file)
+            except BlockingIOError:
+                raise UserError(f"{path}: another process is writing this file") from None
             lines = self._whole_lines()
             header = None if settings is None else next(lines, None)
             made: list[Any] = product.rows if product else []
@@ -115,6 +117,9 @@ class JsonLines:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._file.seek(0, os.SEEK_END) == 0:
+            with suppress(OSError):  # Windows removes no file that is open
+                self.path.unlink()
         self._file.close()
 
 
@@ -130,23 +135,3 @@ def read_json_lines(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return header["settings"], rows
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"cannot read results in {path}: {error}") from error
-
-
-def lock(file: IO[bytes], path: Path) -> None:
-    """Keep other processes from writing, until the file is closed or this process ends, however.
-
-    Raises:
-        UserError: another one does.
-    """
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(FAR)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # Windows says the latter
-        raise UserError(f"{path}: another process is writing this file") from None

@@ -6,7 +6,6 @@ stop would cost gigabytes. So the hub's files come this way, too, by its address
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ import httpx
 from huggingface_hub import constants, is_offline_mode
 from tqdm import tqdm
 
+from ldm.files import lock
 from ldm.util import UserError, one_line
 
 TRIES = 3  # in a row that bring no byte
@@ -176,13 +176,17 @@ def is_there(remote: Remote) -> bool:
 @contextmanager
 def alone_with(part: Path) -> Iterator[BinaryIO]:
     """Open a part to write at its end, after any other process that does; an empty one goes in the end."""
+    told = False
     while True:
         with part.open("ab") as stream:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(stream)
             except BlockingIOError:
-                say(f"{part}: another download writes it, waiting for that")
-                fcntl.flock(stream, fcntl.LOCK_EX)
+                if not told:
+                    say(f"{part}: another download writes it, waiting for that")
+                told = True
+                time.sleep(0.1)
+                continue
             except OSError:
                 pass  # a file system without locks
             if not is_open_in(stream, part):
