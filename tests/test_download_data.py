@@ -30,6 +30,8 @@ from ldm.data.formats import read_examples
 from ldm.downloads.published import Links
 from ldm.util import UserError
 
+pytestmark = pytest.mark.slow  # its tests start the scripts
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:

@@ -32,6 +32,8 @@ from file_server import (
 )
 from hub_server import hub
 
+pytestmark = pytest.mark.slow  # its tests start the scripts
+
 CONTENT = random.Random(0).randbytes(300_000)
 OTHER = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
 WORDS = {".safetensors": [], ".ckpt": ["--ckpt"]}
