@@ -115,7 +115,7 @@ LINKED = """
     benchmarks configs dataset_creation metrics scripts stable_diffusion/configs stable_diffusion/ldm
     edit_app.py edit_cli.py edit_dataset.py main.py prompt_app.py
     requirements.txt requirements-test.txt requirements-no-deps.txt environment.yaml pyproject.toml
-    hatch_build.py LICENSE Makefile NOTICE README.md
+    LICENSE Makefile NOTICE README.md
 """.split()
 
 
