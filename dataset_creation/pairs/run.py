@@ -92,11 +92,26 @@ def run(
     Raises:
         UserError: it cannot go on; what is finished is kept.
     """
+    log = options.out_dir / options.named("samples.jsonl")
+    try:
+        with JsonLines(log) as samples:
+            return _run(options, tasks, folder, work, Report(skipped_lines=skipped_lines), samples)
+    finally:
+        if log.exists() and not log.stat().st_size:  # nothing was done: the model did not load, say
+            log.unlink()
+
+
+def _run(
+    options: RunOptions,
+    tasks: Sequence[Task],
+    folder: PairFolder,
+    work: Workers,
+    report: Report,
+    samples: JsonLines,
+) -> Report:
     done = existing(folder.root)
     numbers = {task.prompt.number for task in tasks}
     todo = [task for task in tasks if task.prompt.number not in done]
-    report = Report(skipped_lines=skipped_lines)
-    samples = JsonLines(options.out_dir / options.named("samples.jsonl"))
     known = {line["prompt"]: line for line in samples.rows}
     for number in sorted(numbers & done & known.keys()):
         report.add(known[number])
@@ -104,7 +119,7 @@ def run(
     for number in sorted(numbers) if options.webdataset else ():
         shards.setdefault(shard_of(number), []).append(number)
     waiting = {shard: set(members) - done for shard, members in shards.items()}
-    with samples, Progress(len(tasks)) as bar:
+    with Progress(len(tasks)) as bar:
         for _ in range(len(tasks) - len(todo)):
             bar.skip()
         for shard, left in waiting.items():

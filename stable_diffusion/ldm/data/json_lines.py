@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +116,6 @@ class JsonLines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file.seek(0, os.SEEK_END) == 0:
-            with suppress(OSError):  # Windows removes no file that is open
-                self.path.unlink()
         self._file.close()
 
 
