@@ -4,6 +4,7 @@ Windows lacks all of it, macOS some. `sys.platform` and `os.name` stay, by which
 for this system; so modules and /proc are hidden from the project's own files alone.
 """
 
+import asyncio  # noqa: F401  # first: on Linux it asks for os.sysconf, on others it has no need to
 import builtins
 import multiprocessing
 import os
@@ -41,7 +42,8 @@ def hide_proc(event: str, args: tuple[Any, ...]) -> None:
     if event != "open" or not str(args[0]).startswith("/proc/"):
         return
     frame: FrameType | None = sys._getframe(1)
-    while frame and Path(frame.f_code.co_filename).stem == "pathlib":
+    # pathlib.py, or from Python 3.13 on pathlib/_local.py
+    while frame and "pathlib" in Path(frame.f_code.co_filename).with_suffix("").parts:
         frame = frame.f_back
     if frame and is_ours(frame.f_code.co_filename):
         raise FileNotFoundError(f"No such file: {args[0]}")
@@ -58,4 +60,6 @@ multiprocessing.set_start_method("spawn", force=True)
 signals = {signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGINT, signal.SIGSEGV, signal.SIGTERM}
 signal.valid_signals = lambda: signals
 platform.system = lambda: "Windows"  # Lightning asks this before it names signals
+if hasattr(os, "process_cpu_count"):  # of Python 3.13 on; where there is no sched_getaffinity it is this
+    os.process_cpu_count = os.cpu_count
 os.environ.setdefault("USERNAME", "reader")  # as Windows does; getpass asks for it before `os.getuid`
