@@ -159,7 +159,7 @@ def apply_edits(
         if in_turn and results:
             picture = results[-1]
             # Its own size: one that is no multiple of 64 would be fitted to the model's again.
-            sampling = replace(sampling, seed=(sampling.seed or 0) + 1, resolution=max(picture.size))
+            sampling = replace(sampling, seed=sampling.drawn_seed() + 1, resolution=max(picture.size))
         results.append(editor.edit(picture, edit, sampling, callback=callback))
     return results
 

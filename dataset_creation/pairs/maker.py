@@ -245,7 +245,7 @@ def to_uint8(pictures: Tensor) -> np.ndarray:
 def fitting_batch(sampler: PairSampler, most: int) -> int:
     """How many samples of a prompt go into memory at once, 1 to `most`; a guess to begin with."""
     _, height, width = sampler.latent_shape
-    unet = sampler.model.model.diffusion_model
+    unet = sampler.model.unet
     weight = next(unet.parameters())
     # Two pictures, each with and without its text.
     sample = 4 * FEATURE_MAPS * unet.model_channels * height * width * weight.element_size()

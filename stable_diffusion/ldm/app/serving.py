@@ -111,6 +111,7 @@ def forbid_fetching() -> None:
     async def refuse_stream(url: str, *_: Any) -> NoReturn:
         raise HTTPException(403, f"File not allowed: {url}.")
 
-    replaced: Any = (processing_utils, routes)
-    replaced[0].async_ssrf_protected_download = refuse_download
-    replaced[1].secure_url_stream_response = refuse_stream
+    downloads: Any = processing_utils  # whose functions others have declared as they are
+    streams: Any = routes
+    downloads.async_ssrf_protected_download = refuse_download
+    streams.secure_url_stream_response = refuse_stream

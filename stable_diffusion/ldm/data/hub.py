@@ -156,10 +156,8 @@ def open_table(
             )
     except Exception as error:  # from the network, the disk, pyarrow or `datasets` itself: almost any type
         where = "as a file, a folder or a dataset on the hub" if files is None else "as parquet"
-        if isinstance(
-            error, datasets.exceptions.DatasetGenerationError
-        ):  # no more than that something failed
-            error = error.__cause__ or error
+        if isinstance(error, datasets.exceptions.DatasetGenerationError):
+            error = error.__cause__ or error  # itself it says no more than that something failed
         raise UserError(f"dataset {path}: cannot be read {where}: {one_line(error)}") from error
     for name, _ in columns:
         if name not in table.features:

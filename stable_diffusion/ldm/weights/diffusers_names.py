@@ -188,7 +188,7 @@ def part_configs(model: LatentDiffusion, latent_size: int) -> dict[str, dict[str
         UserError: diffusers has no such network.
     """
     return {
-        "unet": _unet_config(model.model.diffusion_model, latent_size),
+        "unet": _unet_config(model.unet, latent_size),
         "vae": _vae_config(model.first_stage_model, latent_size, model.scale_factor),
         "text_encoder": _text_config(model.cond_stage_model),
     }
