@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ldm.commands import as_typed
+from ldm.untrusted import printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 T = TypeVar("T")
+_LONGEST_REASON = 400  # characters of a library's message
 # Packages that not every installation has, and the extra of pyproject.toml that brings each.
 EXTRAS = {
     **dict.fromkeys(("pytorch_lightning", "tensorboard", "datasets", "pyarrow"), "train"),
@@ -136,10 +139,13 @@ def read_block(content: Any, source: str | Path, name: str, start: T) -> T:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, in one line; of a file that cannot be used, in the system's words."""
+    """What went wrong, in one line; of a file that cannot be used, in the system's words.
+
+    Messages of libraries may quote what strangers wrote, at any length.
+    """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split()), _LONGEST_REASON) or type(error).__name__
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -151,12 +157,15 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def run_main(main: Callable[[], None]) -> None:
     """Run a program: a `UserError` becomes ``error: …`` on stderr and exit code 2, Ctrl-C exit code 130.
 
-    So does the lack of a package of an extra.
+    So does the lack of a package of an extra. What the terminal's encoding lacks is printed escaped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:
-        print(as_typed(f"error: {error}"), file=sys.stderr)
+        print(printable(as_typed(f"error: {error}")), file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
