@@ -9,6 +9,7 @@ FILES = (
     "edit_dataset.py",
     "edit_cli.py",
     "edit_app.py",
+    "prompt_app.py",
     "scripts/convert_checkpoint.py",
     "checkpoints/avatars.safetensors",
     "checkpoints/README.md",

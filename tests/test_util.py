@@ -1,5 +1,6 @@
-"""ldm.util: building objects from configs, and how programs end."""
+"""ldm.util: building objects from configs, and how programs start and end."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from ldm.commands import COMMANDS
 from ldm.files import ROOT
 from ldm.modules.losses import ReconstructionKL
 from ldm.util import EXTRAS, UserError, get_obj_from_str, instantiate_from_config
@@ -133,3 +135,31 @@ def run_program(body: str) -> subprocess.CompletedProcess[str]:
         """
     )
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_a_program_wait_without_a_busy_loop(given: str | None, expected: str):
+    """The library of threads reads it when torch is imported: so it stands before, and only for programs."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    code = (
+        "import os, sys; from ldm.util import run_main\n"
+        "assert 'torch' not in sys.modules\n"
+        "run_main(lambda: print(os.environ['OMP_WAIT_POLICY']))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | ({"OMP_WAIT_POLICY": given} if given else {}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("word", sorted(COMMANDS.keys() - {"validate"}))  # which computes nothing
+def test_no_program_imports_torch_before_it_starts(word: str):
+    """What it sets for torch's threads comes too late otherwise."""
+    program, _ = COMMANDS[word]
+    code = f"import runpy, sys; runpy.run_path({program!r}, run_name='x'); print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

@@ -18,7 +18,11 @@ COMMANDS = {
     "pairs": ("dataset_creation/generate_img_dataset.py", "make pairs of pictures from them"),
     "prepare": ("dataset_creation/prepare_dataset.py", "list the pairs of a dataset for training"),
     "validate": ("dataset_creation/validate_dataset.py", "say whether a dataset is whole"),
+    "cache": ("dataset_creation/cache_latents.py", "encode a dataset once, for faster training"),
     "metrics": ("metrics/compute_metrics.py", "measure a model over guidance scales"),
+    "plot": ("metrics/plot_metrics.py", "draw the curves of such measurements"),
+    "benchmark": ("metrics/compute_benchmark.py", "measure a model on MagicBrush or Emu Edit"),
+    "prompts": ("prompt_app.py", "serve the page on which a language model's instructions are tried"),
 }
 # In the environment of a program that `ip2p` has started: "ip2p edit" and the like.
 STARTED_AS = "IP2P_COMMAND"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -159,6 +160,9 @@ def run_main(main: Callable[[], None]) -> None:
 
     So does the lack of a package of an extra. What the terminal's encoding lacks is printed escaped.
     """
+    # Threads of OpenMP wait for each other in a busy loop. On a machine with other work the one that they
+    # wait for is then kept from its core: an edit by two threads took three times as long as by one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, which is later
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
