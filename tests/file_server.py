@@ -14,13 +14,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from ldm.downloads import published
+from waiting import DEADLINE
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = b"<!DOCTYPE html><html><body>Please sign in.</body></html>"
@@ -193,20 +194,13 @@ def start(command: Sequence[str], folder: Path, server: Server, **changes: str) 
 def run(command: Sequence[str], folder: Path, server: Server, code: int = 0, **changes: str) -> str:
     """What the command says; it must end with this exit code."""
     with start(command, folder, server, **changes) as process:
-        said = process.communicate(timeout=60)[0]
+        said = process.communicate(timeout=DEADLINE)[0]
     assert process.returncode == code, said
     return said
 
 
 def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def copy_scripts(folder: Path, weights: bytes = b"") -> Path:

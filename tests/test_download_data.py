@@ -23,12 +23,12 @@ from file_server import (
     script,
     serving,
     start,
-    wait_until,
 )
 from hub_server import hub
 from ldm.data.formats import read_examples
 from ldm.downloads.published import Links
 from ldm.util import UserError
+from waiting import DEADLINE, wait_until
 
 pytestmark = pytest.mark.slow  # its tests start the scripts
 
@@ -173,9 +173,12 @@ def test_a_dataset_stopped_half_way(checkout: Path, number: signal.Signals, code
         command, folder = script("download_data", "--jobs", "2", "pairs"), checkout / "data/pairs"
         part, record = folder / "shard-01.zip.part", folder / ".unzipped"
         with start(command, checkout, server, STALL_SECONDS="9") as process:
-            wait_until(lambda: part.exists() and part.stat().st_size > 0 and record.read_text() != "")
+            wait_until(
+                lambda: part.exists() and part.stat().st_size > 0 and record.read_text() != "",
+                "an archive and a half",
+            )
             process.send_signal(number)
-            assert process.wait(timeout=5) == code
+            assert process.wait(timeout=DEADLINE) == code
         assert not (folder / "shard-01.zip").exists() and not (folder / "seeds.json").exists()
         run(command, checkout, server)
         assert [path for path, _ in server.asked].count("/pairs/shard-00.zip") == 1

@@ -28,9 +28,9 @@ from file_server import (
     script,
     serving,
     start,
-    wait_until,
 )
 from hub_server import hub
+from waiting import DEADLINE, wait_until
 
 pytestmark = pytest.mark.slow  # its tests start the scripts
 
@@ -146,9 +146,9 @@ def test_killed_and_run_again(tmp_path: Path, number: signal.Signals, code: int)
     project, part = copy_scripts(tmp_path, CONTENT), tmp_path / f"{WEIGHTS}.part"
     with serving(*slow_weights(200_000)) as server:
         with start(script("download_checkpoints"), project, server) as process:
-            wait_until(lambda: part.exists() and part.stat().st_size > 20_000)
+            wait_until(lambda: part.exists() and part.stat().st_size > 20_000, "20 kB of it")
             process.send_signal(number)
-            said = process.communicate(timeout=5)[0]
+            said = process.communicate(timeout=DEADLINE)[0]
         assert process.returncode == code and "Traceback" not in said
         assert said.splitlines()[1:] == (["interrupted"] if number == signal.SIGINT else [])
         reached = part.stat().st_size
@@ -169,7 +169,8 @@ def test_killed_over_and_over(tmp_path: Path) -> None:
                 wait_until(
                     lambda reached=reached: (
                         (tmp_path / WEIGHTS).exists() or (part.exists() and part.stat().st_size >= reached)
-                    )
+                    ),
+                    f"{reached} bytes of it",
                 )
                 process.kill()
         run(script("download_checkpoints"), project, server)
